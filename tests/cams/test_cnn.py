@@ -1,0 +1,64 @@
+"""The CAM of a CNN is what its logit sums up."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from weaksam_d2.cams import CNN
+
+
+def test_the_logit_is_the_mean_of_the_signed_map_plus_bias(cnn: CNN) -> None:
+    with torch.no_grad():
+        cnn.classifier.weight.abs_()  # then ReLU changes nothing
+        cnn.classifier.bias.uniform_(-1, 1)
+        image = torch.rand(3, 64, 96)
+        logits = cnn.class_logits(image[None])[0][0]
+        maps = cnn.maps(image, torch.tensor([2, 0])).coarse
+    assert maps.shape == (2, 4, 6)
+    expected = maps.mean(dim=(1, 2)) + cnn.classifier.bias[[2, 0]]
+    assert torch.allclose(logits[[2, 0]], expected, atol=1e-6)
+
+
+def test_maps_are_the_positive_part_of_weights_times_features(cnn: CNN) -> None:
+    image = torch.rand(3, 32, 64)
+    with torch.no_grad():
+        features = cnn.features(image[None])[0]
+        maps = cnn.maps(image, torch.tensor([1, 3]))
+    weight = cnn.classifier.weight[[1, 3], :, 0, 0]
+    signed = torch.einsum("mk,khw->mhw", weight, features)
+    assert (signed < 0).any()
+    assert torch.allclose(maps.coarse, F.relu(signed), atol=1e-6)
+    assert maps.fine is None and maps.cross is None
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 80), (16, 16), (32, 112)])
+def test_the_map_covers_the_view_whatever_the_coarsest_stride(
+    cnn: CNN, height: int, width: int
+) -> None:
+    image = torch.zeros(3, height, width)
+    image[:, :16, -16:] = 1.0  # top right
+    with torch.no_grad():
+        features = cnn.features(image[None])[0]
+        background = cnn.features(torch.zeros_like(image)[None])[0]
+    assert features.shape[-2:] == (height // 16, width // 16)
+    changed = (features != background).any(dim=0)
+    assert changed[0, -1] and changed.sum() == 1
+
+
+def test_padding_of_a_batch_does_not_change_a_logit(cnn: CNN) -> None:
+    small, large = torch.rand(3, 32, 48), torch.rand(3, 80, 64)
+    batch = torch.zeros(2, 3, 80, 64)
+    batch[0, :, :32, :48], batch[1] = small, large
+    with torch.no_grad():
+        together = cnn.class_logits(batch, [(32, 48), (80, 64)])[0]
+        alone = [cnn.class_logits(image[None])[0][0] for image in (small, large)]
+    assert torch.allclose(together, torch.stack(alone), atol=1e-6)
+
+
+def test_a_backbone_of_several_levels_is_refused(patch_mean) -> None:
+    backbone = patch_mean()
+    backbone._out_features = ["patches", "more"]
+    backbone._out_feature_strides["more"] = 32
+    backbone._out_feature_channels["more"] = 3
+    with pytest.raises(ValueError, match="one level, got 2"):
+        CNN(backbone=backbone, num_classes=2)

@@ -1,0 +1,64 @@
+"""Fixtures that several test folders share."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REQUIRE_ASSETS = "WEAKSAM_REQUIRE_ASSETS"
+REAL_DATA = "WEAKSAM_DATA"
+
+RequireAsset = Callable[["Path | Callable[[], Path]"], Path]
+
+
+def find_asset(source: Path | Callable[[], Path], *, required: bool) -> Path:
+    """The path of an asset; if it is missing, skip the test, or fail it where it is required."""
+    try:
+        path = source() if callable(source) else source
+        if path.exists():
+            return path
+        problem = f"{path} does not exist"
+    except (OSError, RuntimeError) as error:
+        problem = str(error)
+    if required:
+        pytest.fail(f"{REQUIRE_ASSETS}=1 and an asset is missing: {problem}", pytrace=False)
+    pytest.skip(f"asset is missing: {problem}")
+
+
+@pytest.fixture(scope="session")
+def require_asset() -> RequireAsset:
+    """Function from a path, or from a callable that returns one, to an existing path."""
+    required = os.environ.get(REQUIRE_ASSETS) == "1"
+    return lambda source: find_asset(source, required=required)
+
+
+@pytest.fixture(scope="session")
+def mobile_sam(require_asset: RequireAsset) -> Path:
+    """Weights of MobileSAM."""
+    from weaksam_d2.weights import resolve_weights
+
+    return require_asset(lambda: resolve_weights("mobile_sam"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of photograph sets (``voc2012`` in VOC layout), named by ``WEAKSAM_DATA``.
+
+    Real images cannot be fetched, so a machine without them skips; a name that leads nowhere is
+    a mistake and fails.
+    """
+    folder = os.environ.get(REAL_DATA)
+    if not folder:
+        pytest.skip(f"{REAL_DATA} names no folder with real images")
+    return find_asset(Path(folder), required=True)
+
+
+@pytest.fixture
+def event_storage() -> Iterator[Any]:
+    """detectron2's storage, without which its models do not train."""
+    from detectron2.utils.events import EventStorage
+
+    with EventStorage(0) as storage:
+        yield storage

@@ -1,0 +1,42 @@
+"""Point prompts of a weak data set: peaks of its activation maps; the dense grid as a parameter.
+
+Example:
+    python tools/generate_prompts.py --config-file configs/pipelines/voc07_mist.yaml \
+        --input output/voc07/cams --output output/voc07/prompts
+
+Without --input there are no activation maps, and the prompts are the grid alone.
+"""
+
+import argparse
+
+from weaksam_d2.engine.cli import run_command, setup, stage_argument_parser
+from weaksam_d2.engine.dataset_choice import single_dataset
+from weaksam_d2.engine.stages import Placement, prompts_stage
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line; ``--input`` is the artifact ``cams/``."""
+    parser = stage_argument_parser(__doc__ or "")
+    parser.add_argument("--dataset", default="", help="default: the only one of DATASETS.TRAIN")
+    args = parser.parse_args()
+    if args.input is not None and not args.input.is_dir():
+        parser.error(f"--input {args.input} is not a folder with activation maps")
+    return args
+
+
+def main(args: argparse.Namespace) -> None:
+    """Write the artifact ``prompts/``."""
+    cfg = setup(args)
+    place = Placement(
+        args.output, overwrite=args.overwrite, num_shards=args.num_shards, shard=args.shard
+    )
+    manifest = prompts_stage(cfg, single_dataset(cfg, args.dataset), args.input, place)
+    if manifest is None:
+        print(f"shard {args.shard} of {args.num_shards} is done; other shards owe parts")
+    else:
+        print(f"{args.output}: {manifest.counts}")
+
+
+if __name__ == "__main__":
+    arguments = parse_args()
+    run_command(lambda: main(arguments))

@@ -1,0 +1,50 @@
+"""Data: data sets with image-level labels, their annotated twins, mappers and loaders."""
+
+from weaksam_d2.data.build import (
+    build_test_loader,
+    build_train_loader,
+    prepare_datasets,
+    weak_records,
+)
+from weaksam_d2.data.datasets import (
+    register_coco_evaluation,
+    register_coco_weak,
+    register_scenes,
+    register_subset,
+    register_tagged_folder,
+    register_voc_evaluation,
+    register_voc_weak,
+)
+from weaksam_d2.data.datasets.builtin import register_builtin  # registers voc_*, coco_*, scenes_*
+from weaksam_d2.data.image_labels import image_labels
+from weaksam_d2.data.images import DamagedImageError, image_size, read_image
+from weaksam_d2.data.pseudo_gt import register_pseudo_gt, register_pseudo_gt_of
+from weaksam_d2.data.weak_mapper import (
+    DATASET_MAPPER_REGISTRY,
+    ImageLabelMapper,
+    WeakDatasetMapper,
+)
+
+__all__ = [
+    "DATASET_MAPPER_REGISTRY",
+    "DamagedImageError",
+    "ImageLabelMapper",
+    "WeakDatasetMapper",
+    "build_test_loader",
+    "build_train_loader",
+    "image_labels",
+    "image_size",
+    "prepare_datasets",
+    "read_image",
+    "register_builtin",
+    "register_coco_evaluation",
+    "register_coco_weak",
+    "register_pseudo_gt",
+    "register_pseudo_gt_of",
+    "register_scenes",
+    "register_subset",
+    "register_tagged_folder",
+    "register_voc_evaluation",
+    "register_voc_weak",
+    "weak_records",
+]

@@ -1,0 +1,17 @@
+"""Data sets: VOC, COCO, tagged folders, rendered scenes, subsets."""
+
+from weaksam_d2.data.datasets.coco import register_coco_evaluation, register_coco_weak
+from weaksam_d2.data.datasets.scenes import register_scenes
+from weaksam_d2.data.datasets.subset import register_subset
+from weaksam_d2.data.datasets.tagged_folder import register_tagged_folder
+from weaksam_d2.data.datasets.voc import register_voc_evaluation, register_voc_weak
+
+__all__ = [
+    "register_coco_evaluation",
+    "register_coco_weak",
+    "register_scenes",
+    "register_subset",
+    "register_tagged_folder",
+    "register_voc_evaluation",
+    "register_voc_weak",
+]

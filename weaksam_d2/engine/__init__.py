@@ -1,0 +1,3 @@
+"""Trainer, command line, stages and pipeline: what runs the method (and holds no formula)."""
+
+__all__: list[str] = []

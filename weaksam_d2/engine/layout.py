@@ -1,0 +1,61 @@
+"""Where each stage of a pipeline keeps its artifact."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders below a pipeline's output: one for each stage, then one for each data set."""
+
+    root: Path
+
+    @property
+    def metrics(self) -> Path:
+        """The figures of the run."""
+        return self.root / "metrics.json"
+
+    @property
+    def report(self) -> Path:
+        """The self-contained page."""
+        return self.root / "report.html"
+
+    @property
+    def classifier(self) -> Path:
+        """The trained CAM network."""
+        return self.root / "cams" / "classifier"
+
+    @property
+    def wsod(self) -> Path:
+        """The weakly supervised detector."""
+        return self.root / "wsod"
+
+    @property
+    def retrain(self) -> Path:
+        """The detector retrained on pseudo ground truth."""
+        return self.root / "retrain"
+
+    @property
+    def supervised(self) -> Path:
+        """The same detector trained on true boxes."""
+        return self.root / "supervised"
+
+    def cams(self, dataset: str) -> Path:
+        """Activation maps."""
+        return self.root / "cams" / dataset
+
+    def prompts(self, dataset: str) -> Path:
+        """Point prompts."""
+        return self.root / "prompts" / dataset
+
+    def proposals(self, dataset: str) -> Path:
+        """WeakSAM proposals."""
+        return self.root / "proposals" / dataset
+
+    def selective_search(self, dataset: str) -> Path:
+        """Selective Search proposals, the baseline."""
+        return self.root / "proposals" / f"{dataset}_selective_search"
+
+    def pseudo_gt(self, rule: str) -> Path:
+        """Pseudo ground truth by one rule."""
+        return self.root / "pseudo_gt" / rule

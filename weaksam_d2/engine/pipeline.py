@@ -1,0 +1,217 @@
+"""All stages in order: cams → prompts → proposals → wsod → pseudo_gt → retrain → report."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+from detectron2.utils.env import seed_all_rng
+
+from weaksam_d2.artifacts import RunManifest, write_json
+from weaksam_d2.data import prepare_datasets, weak_records
+from weaksam_d2.engine.cli import ConfigExtension, base_config, resolve_device
+from weaksam_d2.engine.figures import collect_metrics, metrics_table
+from weaksam_d2.engine.layout import Layout
+from weaksam_d2.engine.report import write_pipeline_report
+from weaksam_d2.engine.stage import (
+    STAGE_KEYS,
+    StageRequest,
+    declared_config,
+    describe_records,
+    run_stage,
+)
+from weaksam_d2.engine.stages import (
+    Placement,
+    cams_stage,
+    prompts_stage,
+    proposals_stage,
+    pseudo_gt_stage,
+)
+from weaksam_d2.engine.training import Detection, TrainingJob, detections_file, train_and_detect
+
+logger = logging.getLogger(__name__)
+CONFIG_OF = {"classifier": "CAMS_CONFIG", "wsod": "WSOD_CONFIG", "retrain": "RETRAIN_CONFIG"}
+NAMES = ("cams", "prompts", "proposals", "wsod", "pseudo_gt", "retrain", "report")
+
+
+@dataclass
+class PipelineSettings:
+    """A pipeline's YAML and what the command line changes of it.
+
+    ``opts`` are KEY VALUE pairs for every stage that declares the key; ``stage_opts`` those of one
+    stage (``{"wsod": ["SOLVER.MAX_ITER", "500"]}``).
+    """
+
+    config_file: Path
+    output: Path
+    opts: Sequence[str] = ()
+    stage_opts: dict[str, list[str]] = field(default_factory=dict)
+    stages: Sequence[str] = ()
+    num_images: int = 0
+    overwrite: bool = False
+    extend_config: ConfigExtension | None = None  # adds the keys of projects
+
+
+class Pipeline:
+    """Runs the stages of one configuration into one folder; what is complete is skipped."""
+
+    def __init__(self, settings: PipelineSettings) -> None:
+        self.settings = settings
+        cfg = base_config(settings.extend_config)
+        cfg.merge_from_file(str(settings.config_file))
+        cfg.merge_from_list(list(settings.opts))
+        for key in ("TRAIN", "TEST"):
+            names = getattr(cfg.DATASETS, key)
+            if len(names) != 1:
+                raise ValueError(f"DATASETS.{key} is {names}, a pipeline takes one data set")
+            if settings.num_images:
+                count = settings.num_images if key == "TRAIN" else max(1, settings.num_images // 2)
+                setattr(cfg.DATASETS, key, (f"{names[0]}@{count}",))
+        resolve_device(cfg)
+        prepare_datasets(cfg)
+        self.train, self.test = cfg.DATASETS.TRAIN[0], cfg.DATASETS.TEST[0]
+        self.num_classes = len(MetadataCatalog.get(self.train).thing_classes)
+        self.cfg = cfg
+        self.layout = Layout(settings.output)
+        self.seconds: dict[str, float] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Run the asked stages and write ``metrics.json`` (and the report); returns the figures."""
+        asked = tuple(self.settings.stages) or (*self.cfg.PIPELINE.STAGES, "report")
+        unknown = [name for name in asked if name not in NAMES]
+        if unknown:
+            raise ValueError(f"unknown stage {unknown[0]!r}, expected one of {', '.join(NAMES)}")
+        for name in NAMES:
+            if name in asked and name != "report":
+                start = time.perf_counter()
+                logger.info("── %s", name)
+                getattr(self, f"_{name}")()
+                self.seconds[name] = round(time.perf_counter() - start, 1)
+                logger.info("── %s: %.0f s", name, self.seconds[name])
+        metrics = collect_metrics(self.cfg, self.layout, self.train, self.test)
+        write_json(self.layout.metrics, metrics)
+        if "report" in asked:
+            write_pipeline_report(self.cfg, self.layout, self.train, self.test, metrics)
+        print(metrics_table(metrics))
+        print(f"figures: {self.layout.metrics}")
+        if "report" in asked:
+            print(f"report:  {self.layout.report}")
+        return metrics
+
+    def stage_config(self, stage: str) -> Any:
+        """The config of one stage: its own YAML, then what the pipeline and command line set."""
+        cfg = base_config(self.settings.extend_config)
+        name = getattr(self.cfg.PIPELINE, CONFIG_OF[stage]) if stage in CONFIG_OF else ""
+        if name:
+            cfg.merge_from_file(str(self.settings.config_file.parent / name))
+        cfg.WEAKSAM = self.cfg.WEAKSAM.clone()
+        for key in ("TRAIN", "TEST", "REGISTER", "TAGGED", "VOC"):
+            setattr(cfg.DATASETS, key, getattr(self.cfg.DATASETS, key))
+        cfg.SEED, cfg.TEST.BOOTSTRAP = self.cfg.SEED, self.cfg.TEST.BOOTSTRAP
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = self.num_classes
+        prefixes = STAGE_KEYS[stage]
+        pairs = list(zip(self.settings.opts[::2], self.settings.opts[1::2], strict=True))
+        for key, value in pairs:
+            if key.split(".")[0] in prefixes and not key.startswith("DATASETS."):
+                cfg.merge_from_list([key, value])
+        cfg.merge_from_list(self.settings.stage_opts.get(stage, []))
+        cfg.MODEL.DEVICE = self.cfg.MODEL.DEVICE
+        return cfg
+
+    def _place(self, output: Path) -> Placement:
+        return Placement(output, on_change="redo", overwrite=self.settings.overwrite)
+
+    def _cams(self) -> None:
+        if not self.cfg.PIPELINE.CAMS_CONFIG:
+            logger.info("PIPELINE.CAMS_CONFIG is empty: prompts without activation maps")
+            return
+        cfg = self.stage_config("classifier")
+        job = TrainingJob(cfg, [Detection(self.test)])
+        self._training("classifier", job, self.layout.classifier, [])
+        weights = self.layout.classifier / "model_final.pth"
+        for name in (self.train, self.test):
+            cams_stage(cfg, name, weights, self._place(self.layout.cams(name)))
+
+    def _prompts(self) -> None:
+        for name in (self.train, self.test):
+            cams = self.layout.cams(name)
+            source = cams if self.cfg.PIPELINE.CAMS_CONFIG else None
+            prompts_stage(self.cfg, name, source, self._place(self.layout.prompts(name)))
+
+    def _proposals(self) -> None:
+        for name in (self.train, self.test):
+            place = self._place(self.layout.proposals(name))
+            proposals_stage(self.cfg, name, self.layout.prompts(name), place)
+        if self.cfg.PIPELINE.SELECTIVE_SEARCH:
+            cfg = self.cfg.clone()
+            cfg.WEAKSAM.PROPOSALS.METHOD = "SelectiveSearch"
+            for name in (self.train, self.test):
+                place = self._place(self.layout.selective_search(name))
+                proposals_stage(cfg, name, None, place)
+
+    def _wsod(self) -> None:
+        cfg = self.stage_config("wsod")
+        stores = {name: self.layout.proposals(name) for name in (self.train, self.test)}
+        cfg.DATASETS.PROPOSAL_FILES_TRAIN = (str(stores[self.train]),)
+        cfg.DATASETS.PROPOSAL_FILES_TEST = (str(stores[self.test]),)
+        job = TrainingJob(
+            cfg,
+            [
+                Detection(self.test, stores[self.test]),
+                Detection(self.train, stores[self.train], label_filter=True),
+            ],
+        )
+        inputs = [("proposals", stores[self.train]), ("test_proposals", stores[self.test])]
+        self._training("wsod", job, self.layout.wsod, inputs)
+
+    def _pseudo_gt(self) -> None:
+        detections = detections_file(self.layout.wsod, self.train)
+        for rule in ("adaptive", "top1"):
+            cfg = self.cfg.clone()
+            cfg.WEAKSAM.PSEUDO_GT.RULE = rule
+            pseudo_gt_stage(cfg, self.train, detections, self._place(self.layout.pseudo_gt(rule)))
+
+    def _retrain(self) -> None:
+        rule = self.cfg.WEAKSAM.PSEUDO_GT.RULE
+        self._retrain_on("retrain", rule, [])
+        if self.cfg.PIPELINE.ABLATIONS:
+            self._retrain_on("retrain_without_roi_drop", rule, ["MODEL.ROI_DROP.MODE", "off"])
+            self._retrain_on("retrain_top1", "top1", [])
+        if self.cfg.PIPELINE.SUPERVISED_TWIN:
+            cfg = self.stage_config("retrain")
+            cfg.MODEL.ROI_DROP.MODE = "off"
+            cfg.DATASETS.TRAIN = (MetadataCatalog.get(self.train).evaluation_name,)
+            self._training(
+                "retrain", TrainingJob(cfg, [Detection(self.test)]), self.layout.supervised, []
+            )
+
+    def _retrain_on(self, name: str, rule: str, opts: list[str]) -> None:
+        cfg = self.stage_config("retrain")
+        cfg.merge_from_list(opts)
+        pseudo_gt = self.layout.pseudo_gt(rule) / "pseudo_gt.json"
+        cfg.DATASETS.PSEUDO_GT_TRAIN = (str(pseudo_gt),)
+        job = TrainingJob(cfg, [Detection(self.test)])
+        self._training("retrain", job, self.layout.root / name, [("pseudo_gt", pseudo_gt)])
+
+    def _training(
+        self, stage: str, job: TrainingJob, output: Path, inputs: Sequence[tuple[str, Path]]
+    ) -> RunManifest:
+        described = describe_records(self.train, weak_records(self.train))
+        request = StageRequest(
+            stage=stage,
+            output=output,
+            config=declared_config(job.cfg, stage),
+            dataset=described,
+            inputs=tuple(inputs),
+            on_change="redo",
+            overwrite=self.settings.overwrite,
+        )
+
+        def body(folder: Path, resume: bool) -> Any:
+            seed_all_rng(job.cfg.SEED if job.cfg.SEED >= 0 else None)
+            return train_and_detect(job, folder, resume)
+
+        return run_stage(request, body)

@@ -1,0 +1,214 @@
+"""The stages that make array artifacts and pseudo ground truth, as tools and pipeline run them."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
+from tqdm import tqdm
+
+from weaksam_d2.artifacts import (
+    CamStore,
+    CamStoreWriter,
+    CategoryMap,
+    PromptSet,
+    PromptSetWriter,
+    ProposalStoreWriter,
+    RunManifest,
+    merge_cam_stores,
+    merge_prompt_sets,
+    merge_proposal_stores,
+    read_detections,
+    write_json,
+    write_pseudo_gt,
+)
+from weaksam_d2.cams import generate_cams
+from weaksam_d2.data import read_image, weak_records
+from weaksam_d2.engine.stage import (
+    Records,
+    StageRequest,
+    StageResult,
+    declared_config,
+    describe_records,
+    run_parts,
+    run_stage,
+)
+from weaksam_d2.prompts import build_prompt_sources, generate_prompts
+from weaksam_d2.proposals import build_proposal_method, generate_proposals
+from weaksam_d2.pseudo_gt import build_pseudo_gt_rule, generate_pseudo_gt
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a stage writes, and how it treats what is there already."""
+
+    output: Path
+    on_change: str = "stop"
+    overwrite: bool = False
+    num_shards: int = 1
+    shard: int = 0
+
+    def request(
+        self, stage: str, cfg: Any, dataset: Mapping[str, Any], inputs: Sequence[tuple[str, Path]]
+    ) -> StageRequest:
+        """The stage request for this place."""
+        return StageRequest(
+            stage=stage,
+            output=self.output,
+            config=declared_config(cfg, stage),
+            dataset=dataset,
+            inputs=tuple(inputs),
+            on_change=self.on_change,
+            overwrite=self.overwrite,
+            num_shards=self.num_shards,
+            shard=self.shard,
+        )
+
+
+def cams_stage(cfg: Any, dataset: str, weights: Path, place: Placement) -> RunManifest | None:
+    """Activation maps of every image of a weak data set, by a trained classifier.
+
+    The classes of an image are its tags on training sets and predicted ones on test sets
+    (``WEAKSAM.CAMS.GATE_TRAIN``, ``GATE_TEST``).
+    """
+    records = weak_records(dataset)
+    gate = cfg.WEAKSAM.CAMS.GATE_TRAIN if dataset in cfg.DATASETS.TRAIN else None
+    gate = gate or cfg.WEAKSAM.CAMS.GATE_TEST
+    described = {**describe_records(dataset, records), "gate": gate}
+    request = place.request("cams", cfg, described, [("classifier", weights)])
+    names = MetadataCatalog.get(dataset).thing_classes
+    load = _once(lambda: _load_classifier(cfg, weights))
+    settings = cfg.WEAKSAM.CAMS
+    bar = _progress(records, "cams")
+
+    def process(part: Records, path: Path, manifest: RunManifest) -> None:
+        with CamStoreWriter(
+            path,
+            class_names=names,
+            network=cfg.MODEL.CLASSIFIER.NETWORK,
+            scales=settings.SCALES,
+        ) as writer:
+            writer.manifest = manifest
+            summary = generate_cams(
+                part,
+                load(),
+                writer=writer,
+                scales=settings.SCALES,
+                flip=settings.FLIP,
+                resize=settings.RESIZE,
+                gate=gate,
+                pred_logit=settings.PRED_LOGIT,
+                read_image=read_image,
+                on_progress=bar.update,
+            )
+            manifest.counts = summary.counts()
+
+    manifest = run_parts(request, records, process, merge_cam_stores)
+    bar.close()
+    return manifest
+
+
+def prompts_stage(
+    cfg: Any, dataset: str, cams: Path | None, place: Placement
+) -> RunManifest | None:
+    """Peaks of the activation maps as point prompts; the dense grid is stored as a parameter."""
+    records = weak_records(dataset)
+    inputs = [] if cams is None else [("cams", cams)]
+    request = place.request("prompts", cfg, describe_records(dataset, records), inputs)
+    sources = build_prompt_sources(cfg)
+    store = None if cams is None else CamStore.open(cams)
+    names = MetadataCatalog.get(dataset).thing_classes
+    bar = _progress(records, "prompts")
+
+    def process(part: Records, path: Path, manifest: RunManifest) -> None:
+        grid = None
+        if "Grid" in cfg.WEAKSAM.PROMPTS.SOURCES:
+            grid = {"points_per_side": int(cfg.WEAKSAM.PROMPTS.GRID.POINTS_PER_SIDE)}
+        with PromptSetWriter(
+            path, source_names=cfg.WEAKSAM.PROMPTS.SOURCES, grid=grid, class_names=names
+        ) as writer:
+            writer.manifest = manifest
+            summary = generate_prompts(
+                part, sources, cams=store, writer=writer, on_progress=bar.update
+            )
+            manifest.counts = summary.counts()
+
+    manifest = run_parts(request, records, process, merge_prompt_sets)
+    bar.close()
+    return manifest
+
+
+def proposals_stage(
+    cfg: Any, dataset: str, prompts: Path | None, place: Placement
+) -> RunManifest | None:
+    """Proposal boxes of every image: SAM on the prompts, or the method of the config."""
+    records = weak_records(dataset)
+    inputs = [] if prompts is None else [("prompts", prompts)]
+    request = place.request("proposals", cfg, describe_records(dataset, records), inputs)
+    method = _once(lambda: build_proposal_method(cfg))
+    store = None if prompts is None else PromptSet.open(prompts)
+    bar = _progress(records, cfg.WEAKSAM.PROPOSALS.METHOD)
+
+    def process(part: Records, path: Path, manifest: RunManifest) -> None:
+        start = time.perf_counter()
+        built = method()
+        with ProposalStoreWriter(path, source_names=built.source_names) as writer:
+            writer.manifest = manifest
+            summary = generate_proposals(
+                part, store, built, writer=writer, on_progress=bar.update, read_image=read_image
+            )
+            manifest.counts = summary.counts()
+            manifest.seconds = {"total": round(time.perf_counter() - start, 3)}
+
+    manifest = run_parts(request, records, process, merge_proposal_stores)
+    bar.close()
+    return manifest
+
+
+def pseudo_gt_stage(cfg: Any, dataset: str, detections: Path, place: Placement) -> RunManifest:
+    """``pseudo_gt.json`` and ``statistics.json`` from detections on a tagged data set."""
+    records = weak_records(dataset)
+    request = place.request(
+        "pseudo_gt", cfg, describe_records(dataset, records), [("detections", detections)]
+    )
+
+    def body(output: Path, resume: bool) -> StageResult:
+        categories = CategoryMap.from_metadata(MetadataCatalog.get(dataset))
+        rule = build_pseudo_gt_rule(cfg)
+        pgt, statistics = generate_pseudo_gt(
+            read_detections(detections), records, categories, rule=rule
+        )
+        write_pseudo_gt(output / "pseudo_gt.json", pgt)
+        write_json(output / "statistics.json", statistics)
+        return StageResult(counts={"images": len(pgt.images), "annotations": len(pgt.annotations)})
+
+    return run_stage(replace(request, num_shards=1, shard=0), body)
+
+
+def _load_classifier(cfg: Any, weights: Path) -> Any:
+    model = build_model(cfg)
+    DetectionCheckpointer(model).load(str(weights))
+    return model.eval()
+
+
+def _once(make: Callable[[], Any]) -> Callable[[], Any]:
+    """Build a heavy object at the first call only, so that a skipped stage does not build it."""
+    made: list[Any] = []
+
+    def get() -> Any:
+        if not made:
+            made.append(make())
+        return made[0]
+
+    return get
+
+
+def _progress(records: Records, name: str) -> Any:
+    return tqdm(total=len(records), desc=name, unit="image", dynamic_ncols=True, mininterval=1.0)

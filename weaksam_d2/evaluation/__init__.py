@@ -1,0 +1,53 @@
+"""Figures about proposals, detections and image tags."""
+
+from weaksam_d2.evaluation.bootstrap import bootstrap_interval
+from weaksam_d2.evaluation.build import build_evaluator
+from weaksam_d2.evaluation.coco import CocoBoxEvaluator, compute_coco_ap
+from weaksam_d2.evaluation.collect import DetectionEvaluator, Detections, GroundTruth
+from weaksam_d2.evaluation.corloc import CorLocEvaluator, compute_corloc
+from weaksam_d2.evaluation.detections_writer import DetectionsWriter, detection_entries
+from weaksam_d2.evaluation.failures import Failure, find_failures
+from weaksam_d2.evaluation.multilabel import MultilabelEvaluator, compute_multilabel_ap
+from weaksam_d2.evaluation.recall import (
+    ProposalRecallEvaluator,
+    average_recall,
+    compute_recall,
+    covered_iou,
+    evaluate_store,
+    recall_by_count,
+    recall_curve,
+    recall_groups,
+    store_boxes,
+)
+from weaksam_d2.evaluation.voc import ClassMatches, WeakVOCEvaluator, compute_voc_ap, match_classes
+
+__all__ = [
+    "ClassMatches",
+    "CocoBoxEvaluator",
+    "CorLocEvaluator",
+    "DetectionEvaluator",
+    "Detections",
+    "DetectionsWriter",
+    "Failure",
+    "GroundTruth",
+    "MultilabelEvaluator",
+    "ProposalRecallEvaluator",
+    "WeakVOCEvaluator",
+    "average_recall",
+    "bootstrap_interval",
+    "build_evaluator",
+    "compute_coco_ap",
+    "compute_corloc",
+    "compute_multilabel_ap",
+    "compute_recall",
+    "compute_voc_ap",
+    "covered_iou",
+    "detection_entries",
+    "evaluate_store",
+    "find_failures",
+    "match_classes",
+    "recall_by_count",
+    "recall_curve",
+    "recall_groups",
+    "store_boxes",
+]

@@ -1,0 +1,70 @@
+"""Detections of a split written as one COCO results file."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from weaksam_d2.artifacts import CategoryMap, write_detections
+from weaksam_d2.evaluation.collect import DetectionEvaluator, Detections
+
+__all__ = ["DetectionsWriter", "detection_entries"]
+
+logger = logging.getLogger(__name__)
+
+
+def detection_entries(
+    image_id: Any, detections: Detections, categories: CategoryMap
+) -> list[dict[str, Any]]:
+    """COCO results of one image, in the order given: dataset category ids, XYWH in pixels.
+
+    Numbers keep full precision; ``image_id`` keeps its type.
+    """
+    entries = []
+    boxes, scores = detections.boxes.tolist(), detections.scores.tolist()
+    for (x1, y1, x2, y2), score, cls in zip(
+        boxes, scores, detections.classes.tolist(), strict=True
+    ):
+        entries.append(
+            {
+                "image_id": image_id,
+                "category_id": categories.to_dataset(cls),
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": score,
+            }
+        )
+    return entries
+
+
+class DetectionsWriter(DetectionEvaluator):
+    """Writes the detections of all ranks to one file; gives no figure.
+
+    ``records`` fix order and type of the image ids, ``categories`` the ids in the file.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Mapping[str, Any]],
+        categories: CategoryMap,
+        path: Path,
+        *,
+        distributed: bool = True,
+    ) -> None:
+        super().__init__(records, categories.names, distributed=distributed)
+        self._categories = categories
+        self._path = Path(path)
+        self._original = {str(record["image_id"]): record["image_id"] for record in records}
+
+    def compute(self, detections: Mapping[str, Detections]) -> dict[str, dict[str, float]]:
+        """Write the file, sorted by image in order of the split, then by falling score."""
+        entries = [
+            entry
+            for image_id, one in detections.items()
+            for entry in detection_entries(self._original[image_id], one, self._categories)
+        ]
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_detections(self._path, entries)
+        logger.info(
+            "%d detections of %d images in %s", len(entries), len(detections), self._path.name
+        )
+        return {}

@@ -1,0 +1,90 @@
+"""Functions on arrays and tensors: the formulas of the method, without files, config or models."""
+
+from weaksam_d2.ops.boxes import (
+    box_area,
+    clip_boxes,
+    deduplicate,
+    pairwise_iof,
+    pairwise_iou,
+    valid_boxes,
+)
+from weaksam_d2.ops.drop import query_drop_mask, roi_drop_mask
+from weaksam_d2.ops.maps import fuse_scales, iter_fused_maps, max_pool_same, normalize_map
+from weaksam_d2.ops.masks import (
+    decode_rle,
+    encode_rle,
+    masks_to_boxes,
+    resize_matrix,
+    stability_score,
+)
+from weaksam_d2.ops.matching import (
+    Matches,
+    best_iou,
+    bootstrap_indices,
+    corloc_hits,
+    iou_matrix,
+    match_detections,
+    one2one_recall_iou,
+    precision_recall,
+    voc_ap,
+)
+from weaksam_d2.ops.mil import image_level_loss, mil_scores
+from weaksam_d2.ops.nms import batched_nms, nms, unscored_nms
+from weaksam_d2.ops.peaks import cluster_points, find_peaks, grid_points
+from weaksam_d2.ops.pseudo_gt import Selection, select_adaptive, select_top1
+from weaksam_d2.ops.seeds import (
+    Assignment,
+    Seeds,
+    assign_to_seeds,
+    mist,
+    near_maximum,
+    top_scoring,
+    weighted_ce,
+)
+
+__all__ = [
+    "Assignment",
+    "Matches",
+    "Seeds",
+    "Selection",
+    "assign_to_seeds",
+    "batched_nms",
+    "best_iou",
+    "bootstrap_indices",
+    "box_area",
+    "clip_boxes",
+    "cluster_points",
+    "corloc_hits",
+    "decode_rle",
+    "deduplicate",
+    "encode_rle",
+    "find_peaks",
+    "fuse_scales",
+    "grid_points",
+    "image_level_loss",
+    "iou_matrix",
+    "iter_fused_maps",
+    "masks_to_boxes",
+    "match_detections",
+    "max_pool_same",
+    "mil_scores",
+    "mist",
+    "near_maximum",
+    "nms",
+    "normalize_map",
+    "one2one_recall_iou",
+    "pairwise_iof",
+    "pairwise_iou",
+    "precision_recall",
+    "query_drop_mask",
+    "resize_matrix",
+    "roi_drop_mask",
+    "select_adaptive",
+    "select_top1",
+    "stability_score",
+    "top_scoring",
+    "unscored_nms",
+    "valid_boxes",
+    "voc_ap",
+    "weighted_ce",
+]
