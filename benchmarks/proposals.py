@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import Comparison, format_table, make_parser, measure, report
+from _harness import Comparison, format_table, make_parser, measure, report
 from segment_anything import SamPredictor
 from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_score
 from torch import Tensor
@@ -64,10 +64,10 @@ def prompt_groups(side: int) -> list[tuple[str, Prompts]]:
         for _ in range(NUM_CLASSES):
             joint = Prompts(
                 points=random(PEAKS),
-                offsets=[0, PEAKS],
-                scores=[1],
-                classes=[0],
-                sources=[2],
+                offsets=np.array([0, PEAKS]),
+                scores=np.ones(1),
+                classes=np.zeros(1),
+                sources=np.full(1, names.index("Joint")),
                 source_names=names,
             )
             groups.append(("Joint", joint))

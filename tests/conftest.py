@@ -43,16 +43,19 @@ def mobile_sam(require_asset: RequireAsset) -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_data() -> Path:
+def real_data(require_asset: RequireAsset) -> Path:
     """Folder of photograph sets (``voc2012`` in VOC layout), named by ``WEAKSAM_DATA``.
 
-    Real images cannot be fetched, so a machine without them skips; a name that leads nowhere is
-    a mistake and fails.
+    A name that leads nowhere is a mistake and fails; no name is a missing asset.
     """
     folder = os.environ.get(REAL_DATA)
-    if not folder:
-        pytest.skip(f"{REAL_DATA} names no folder with real images")
-    return find_asset(Path(folder), required=True)
+    if folder:
+        return find_asset(Path(folder), required=True)
+
+    def unnamed() -> Path:
+        raise FileNotFoundError(f"{REAL_DATA} names no folder with real images")
+
+    return require_asset(unnamed)
 
 
 @pytest.fixture

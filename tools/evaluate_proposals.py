@@ -21,6 +21,7 @@ from weaksam_d2.engine.cli import run_command, setup, stage_argument_parser
 from weaksam_d2.engine.dataset_choice import single_dataset
 from weaksam_d2.engine.figures import annotated_records
 from weaksam_d2.evaluation import average_recall, compute_recall, store_boxes
+from weaksam_d2.projects import add_all_configs
 
 COUNTS = (100, 1000)  # of AR@N
 
@@ -58,7 +59,7 @@ def evaluate(store: ProposalStore, cfg: Any, dataset: str) -> dict[str, dict[str
 
 def main(args: argparse.Namespace) -> None:
     """Print the table and write it as JSON."""
-    cfg = setup(args)
+    cfg = setup(args, add_all_configs)
     store = ProposalStore.open(args.input)
     problems = store.check() if args.check else []
     if problems:

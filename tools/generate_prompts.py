@@ -12,6 +12,7 @@ import argparse
 from weaksam_d2.engine.cli import run_command, setup, stage_argument_parser
 from weaksam_d2.engine.dataset_choice import single_dataset
 from weaksam_d2.engine.stages import Placement, prompts_stage
+from weaksam_d2.projects import add_all_configs
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,7 +27,7 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Write the artifact ``prompts/``."""
-    cfg = setup(args)
+    cfg = setup(args, add_all_configs)
     place = Placement(
         args.output, overwrite=args.overwrite, num_shards=args.num_shards, shard=args.shard
     )

@@ -13,13 +13,14 @@ Without --input, SAM is prompted with the dense grid alone. Several processes sh
 import argparse
 
 from weaksam_d2.engine.cli import (
+    prepare_process,
     run_command,
     setup,
     stage_argument_parser,
-    use_heap_for_temporaries,
 )
 from weaksam_d2.engine.dataset_choice import single_dataset
 from weaksam_d2.engine.stages import Placement, proposals_stage
+from weaksam_d2.projects import add_all_configs
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,7 +35,7 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Write the artifact ``proposals/``."""
-    cfg = setup(args)
+    cfg = setup(args, add_all_configs)
     place = Placement(
         args.output, overwrite=args.overwrite, num_shards=args.num_shards, shard=args.shard
     )
@@ -47,5 +48,5 @@ def main(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     arguments = parse_args()
-    use_heap_for_temporaries()
+    prepare_process()
     run_command(lambda: main(arguments))

@@ -10,7 +10,7 @@ A second run skips what is done; a changed setting redoes what depends on it and
 import argparse
 from pathlib import Path
 
-from weaksam_d2.engine.cli import run_command, start_logging, use_heap_for_temporaries
+from weaksam_d2.engine.cli import prepare_process, run_command, start_logging
 from weaksam_d2.engine.pipeline import Pipeline, PipelineSettings
 from weaksam_d2.projects import add_all_configs
 
@@ -67,5 +67,5 @@ def main(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     arguments = parse_args()
-    use_heap_for_temporaries()
+    prepare_process()
     run_command(lambda: main(arguments))

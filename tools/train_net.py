@@ -7,13 +7,20 @@ Example:
 """
 
 import argparse
+from pathlib import Path
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from weaksam_d2.artifacts import write_json
-from weaksam_d2.engine.cli import run_command, run_distributed, setup, train_argument_parser
+from weaksam_d2.engine.cli import (
+    prepare_process,
+    run_command,
+    run_distributed,
+    setup,
+    train_argument_parser,
+)
 from weaksam_d2.engine.trainer import WeakSAMTrainer, flat_results
 from weaksam_d2.projects import add_all_configs
 
@@ -34,7 +41,7 @@ def main(args: argparse.Namespace) -> None:
     if cfg.DATASETS.TEST:
         results = flat_results(WeakSAMTrainer.test(cfg, model))
         if comm.is_main_process():
-            write_json(f"{cfg.OUTPUT_DIR}/results.json", results)
+            write_json(Path(cfg.OUTPUT_DIR) / "results.json", results)
             for name, value in results.items():
                 print(f"{name}: {value:.4g}")
 
@@ -46,4 +53,5 @@ def parse_args() -> argparse.Namespace:
 
 if __name__ == "__main__":
     arguments = parse_args()
+    prepare_process()
     run_command(lambda: run_distributed(main, arguments))

@@ -25,17 +25,21 @@ from weaksam_d2.weights import WeightsError
 
 logger = logging.getLogger(__name__)
 
-# SAM's decoder allocates and frees large temporaries; keeping them in the heap saves the page
-# faults (about a quarter of the decoding time on a CPU). glibc reads these once, at the start.
-ALLOCATOR = {
+# Read by glibc and by OpenMP once, when a process starts.
+# SAM's decoder allocates and frees large temporaries; keeping them in the heap saves page faults.
+# Threads that spin while they wait for each other are up to fifty times slower on a machine that
+# does something else as well, and hardly faster on a quiet one.
+PROCESS_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "8589934592",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
 ConfigExtension = Callable[[Any], None]
 USER_ERRORS = (
     ArtifactError,
     WeightsError,
     FloatingPointError,
+    ImportError,
     OSError,
     KeyError,
     ValueError,
@@ -143,11 +147,11 @@ def run_distributed(main: Callable[[argparse.Namespace], Any], args: argparse.Na
     )
 
 
-def use_heap_for_temporaries() -> None:
-    """Start this process once more with glibc's settings for large temporaries (see ALLOCATOR)."""
-    if sys.platform != "linux" or any(key in os.environ for key in ALLOCATOR):
-        return
-    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
+def prepare_process() -> None:
+    """Start this process once more with PROCESS_ENVIRONMENT; what the user has set stays."""
+    missing = {key: v for key, v in PROCESS_ENVIRONMENT.items() if key not in os.environ}
+    if sys.platform == "linux" and missing:
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **missing})
 
 
 def run_command(command: Callable[[], Any]) -> NoReturn:

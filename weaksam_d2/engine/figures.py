@@ -22,19 +22,19 @@ COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
 def annotated_records(dataset: str) -> list[dict[str, Any]]:
     """True boxes of a weak data set, for evaluation only; empty where there is no twin."""
-    name = MetadataCatalog.get(dataset).get("evaluation_name", "")
+    name = MetadataCatalog.get(dataset).get("evaluation_name", "") if dataset else ""
     return list(DatasetCatalog.get(name)) if name else []
 
 
 def collect_metrics(cfg: Any, layout: Layout, train: str, test: str) -> Figures:
     """Figures of the stages that are complete, in percent; what was not measured is absent."""
-    truth = annotated_records(train)
+    truth, test_truth = annotated_records(train), annotated_records(test)
     metrics: Figures = {}
     if truth:
         metrics["proposals"] = _proposal_figures(cfg, layout, train, truth)
-        test_truth = annotated_records(test)
-        metrics["proposals_test"] = _proposal_figures(cfg, layout, test, test_truth)
         metrics["pgt"] = _pseudo_gt_figures(layout, truth)
+    if test_truth:
+        metrics["proposals_test"] = _proposal_figures(cfg, layout, test, test_truth)
     metrics["cams"] = _detector(layout.classifier, test, {"mAP": "tags/mAP"})
     metrics["wsod"] = {
         **_detector(layout.wsod, test, _with_interval("AP50", "bbox/AP50")),
@@ -67,7 +67,7 @@ def _with_interval(name: str, key: str) -> dict[str, str]:
 
 def _detector(folder: Path, dataset: str, wanted: Mapping[str, str]) -> Figures:
     """The wanted figures (name → task/metric) of a complete training stage."""
-    if not is_complete(folder) or not results_file(folder, dataset).exists():
+    if not dataset or not is_complete(folder) or not results_file(folder, dataset).exists():
         return {}
     results = read_results(folder, dataset)
     return {

@@ -63,20 +63,29 @@ class Pipeline:
         cfg = base_config(settings.extend_config)
         cfg.merge_from_file(str(settings.config_file))
         cfg.merge_from_list(list(settings.opts))
-        for key in ("TRAIN", "TEST"):
-            names = getattr(cfg.DATASETS, key)
-            if len(names) != 1:
-                raise ValueError(f"DATASETS.{key} is {names}, a pipeline takes one data set")
-            if settings.num_images:
-                count = settings.num_images if key == "TRAIN" else max(1, settings.num_images // 2)
-                setattr(cfg.DATASETS, key, (f"{names[0]}@{count}",))
+        self._choose_datasets(cfg)
         resolve_device(cfg)
         prepare_datasets(cfg)
-        self.train, self.test = cfg.DATASETS.TRAIN[0], cfg.DATASETS.TEST[0]
+        self.train = cfg.DATASETS.TRAIN[0]
+        self.test = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else ""
+        self.datasets = [name for name in (self.train, self.test) if name]
         self.num_classes = len(MetadataCatalog.get(self.train).thing_classes)
         self.cfg = cfg
         self.layout = Layout(settings.output)
         self.seconds: dict[str, float] = {}
+
+    def _choose_datasets(self, cfg: Any) -> None:
+        """Check that there is one training set and at most one test set; take their first images.
+
+        A user's folder of tags has no test set: its stages stop at what tags alone can give.
+        """
+        for key, allowed in (("TRAIN", (1,)), ("TEST", (0, 1))):
+            names = getattr(cfg.DATASETS, key)
+            if len(names) not in allowed:
+                raise ValueError(f"DATASETS.{key} is {names}, a pipeline takes one data set")
+            if self.settings.num_images and names:
+                count = self.settings.num_images // (1 if key == "TRAIN" else 2)
+                setattr(cfg.DATASETS, key, (f"{names[0]}@{max(1, count)}",))
 
     def run(self) -> dict[str, Any]:
         """Run the asked stages and write ``metrics.json`` (and the report); returns the figures."""
@@ -121,6 +130,9 @@ class Pipeline:
         cfg.MODEL.DEVICE = self.cfg.MODEL.DEVICE
         return cfg
 
+    def _test_detections(self) -> list[Detection]:
+        return [Detection(self.test)] if self.test else []
+
     def _place(self, output: Path) -> Placement:
         return Placement(output, on_change="redo", overwrite=self.settings.overwrite)
 
@@ -129,43 +141,40 @@ class Pipeline:
             logger.info("PIPELINE.CAMS_CONFIG is empty: prompts without activation maps")
             return
         cfg = self.stage_config("classifier")
-        job = TrainingJob(cfg, [Detection(self.test)])
+        job = TrainingJob(cfg, self._test_detections())
         self._training("classifier", job, self.layout.classifier, [])
         weights = self.layout.classifier / "model_final.pth"
-        for name in (self.train, self.test):
+        for name in self.datasets:
             cams_stage(cfg, name, weights, self._place(self.layout.cams(name)))
 
     def _prompts(self) -> None:
-        for name in (self.train, self.test):
+        for name in self.datasets:
             cams = self.layout.cams(name)
             source = cams if self.cfg.PIPELINE.CAMS_CONFIG else None
             prompts_stage(self.cfg, name, source, self._place(self.layout.prompts(name)))
 
     def _proposals(self) -> None:
-        for name in (self.train, self.test):
+        for name in self.datasets:
             place = self._place(self.layout.proposals(name))
             proposals_stage(self.cfg, name, self.layout.prompts(name), place)
         if self.cfg.PIPELINE.SELECTIVE_SEARCH:
             cfg = self.cfg.clone()
             cfg.WEAKSAM.PROPOSALS.METHOD = "SelectiveSearch"
-            for name in (self.train, self.test):
+            for name in self.datasets:
                 place = self._place(self.layout.selective_search(name))
                 proposals_stage(cfg, name, None, place)
 
     def _wsod(self) -> None:
         cfg = self.stage_config("wsod")
-        stores = {name: self.layout.proposals(name) for name in (self.train, self.test)}
+        stores = {name: self.layout.proposals(name) for name in self.datasets}
         cfg.DATASETS.PROPOSAL_FILES_TRAIN = (str(stores[self.train]),)
-        cfg.DATASETS.PROPOSAL_FILES_TEST = (str(stores[self.test]),)
-        job = TrainingJob(
-            cfg,
-            [
-                Detection(self.test, stores[self.test]),
-                Detection(self.train, stores[self.train], label_filter=True),
-            ],
-        )
-        inputs = [("proposals", stores[self.train]), ("test_proposals", stores[self.test])]
-        self._training("wsod", job, self.layout.wsod, inputs)
+        # The filter is on where the tags are known: labels for retraining and CorLoc, never AP.
+        detections = [
+            Detection(name, store, label_filter=name == self.train)
+            for name, store in stores.items()
+        ]
+        inputs = [(f"proposals/{name}", store) for name, store in stores.items()]
+        self._training("wsod", TrainingJob(cfg, detections), self.layout.wsod, inputs)
 
     def _pseudo_gt(self) -> None:
         detections = detections_file(self.layout.wsod, self.train)
@@ -193,7 +202,7 @@ class Pipeline:
         cfg.merge_from_list(opts)
         pseudo_gt = self.layout.pseudo_gt(rule) / "pseudo_gt.json"
         cfg.DATASETS.PSEUDO_GT_TRAIN = (str(pseudo_gt),)
-        job = TrainingJob(cfg, [Detection(self.test)])
+        job = TrainingJob(cfg, self._test_detections())
         self._training("retrain", job, self.layout.root / name, [("pseudo_gt", pseudo_gt)])
 
     def _training(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 
 from weaksam_d2.artifacts import (
     CamStore,
@@ -17,7 +17,7 @@ from weaksam_d2.artifacts import (
     read_pseudo_gt,
 )
 from weaksam_d2.data import read_image, weak_records
-from weaksam_d2.engine.figures import recall_at_counts, recall_curve
+from weaksam_d2.engine.figures import annotated_records, recall_at_counts, recall_curve
 from weaksam_d2.engine.layout import Layout
 from weaksam_d2.engine.training import detections_file
 from weaksam_d2.evaluation import find_failures
@@ -41,13 +41,12 @@ def write_pipeline_report(
 ) -> None:
     """Write ``report.html`` from the artifacts that exist; a stage that did not run is left out."""
     count = cfg.PIPELINE.REPORT_IMAGES
-    panels = [
-        *_train_panels(layout, train, count),
-        *_test_panels(layout, test, count),
-    ]
+    panels = _train_panels(layout, train, count)
+    if test:
+        panels += _test_panels(layout, test, count)
     report = Report(
         title="From image tags to a detector",
-        subtitle=f"{train.removesuffix('_weak')} → {test.removesuffix('_weak')}",
+        subtitle=" → ".join(n.removesuffix("_weak") for n in (train, test) if n),
         description=_description(train, test),
         metrics=metrics,
         recall_curves=recall_curve(layout, train),
@@ -62,7 +61,7 @@ def write_pipeline_report(
             if (folder / "metrics.json").exists()
         },
         panels=panels,
-        failures=_failures(layout, test),
+        failures=_failures(layout, test) if test else (),
         notes=_notes(cfg),
     )
     write_report(layout.report, report)
@@ -70,11 +69,10 @@ def write_pipeline_report(
 
 def _description(train: str, test: str) -> str:
     records, names = weak_records(train), MetadataCatalog.get(train).thing_classes
-    return (
-        f"{len(records)} training images with image-level tags only ({', '.join(names)}); "
-        f"{len(weak_records(test))} held-out images for evaluation. True boxes are read by the "
-        "evaluators and never by a training stage."
-    )
+    text = f"{len(records)} training images with image-level tags only ({', '.join(names)})"
+    if test:
+        text += f"; {len(weak_records(test))} held-out images for evaluation"
+    return text + ". True boxes are read by the evaluators and never by a weakly supervised stage."
 
 
 def _notes(cfg: Any) -> list[str]:
@@ -111,7 +109,7 @@ def _train_panels(layout: Layout, train: str, count: int) -> list[Panel]:
         for rule in ("top1", "adaptive")
         if (path := layout.pseudo_gt(rule) / "pseudo_gt.json").exists()
     }
-    panels = []
+    panels: list[Panel] = []
     for record in evenly(records, count):
         image_id, image = record["image_id"], read_image(record["file_name"])
         tags = ", ".join(names[c] for c in record["image_labels"])
@@ -145,7 +143,7 @@ def _test_panels(layout: Layout, test: str, count: int) -> list[Panel]:
     if not detected:
         return []
     categories = CategoryMap.from_metadata(MetadataCatalog.get(test)).categories()
-    truth = {str(r["image_id"]): r for r in _annotated(test)}
+    truth = {str(r["image_id"]): r for r in annotated_records(test)}
     panels = []
     for record in evenly(weak_records(test), count):
         image_id, image = record["image_id"], read_image(record["file_name"])
@@ -153,7 +151,8 @@ def _test_panels(layout: Layout, test: str, count: int) -> list[Panel]:
             (name, _draw_best(image, rows.get(image_id, []), categories))
             for name, rows in detected.items()
         ]
-        pairs.append(("true boxes", _draw_truth(image, truth[image_id], categories)))
+        if image_id in truth:
+            pairs.append(("true boxes", _draw_truth(image, truth[image_id], categories)))
         panels.append(Panel(image_id, pairs, section="retrain"))
     return panels
 
@@ -191,7 +190,7 @@ def _failures(layout: Layout, test: str) -> list[Panel]:
         return []
     meta = MetadataCatalog.get(test)
     categories = CategoryMap.from_metadata(meta)
-    records = _annotated(test)
+    records = annotated_records(test)
     arrays = {image_id: _arrays(rows, categories) for image_id, rows in detected.items()}
     found = find_failures(arrays, records, meta.thing_classes, score_thresh=0.9)
     by_id = {str(r["image_id"]): r for r in records}
@@ -219,11 +218,6 @@ def _arrays(rows: Iterable[Mapping[str, Any]], categories: CategoryMap) -> dict[
             [categories.to_contiguous(row["category_id"]) for row in rows], np.int64
         ),
     }
-
-
-def _annotated(name: str) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = DatasetCatalog.get(MetadataCatalog.get(name).evaluation_name)
-    return records
 
 
 def _by_image(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

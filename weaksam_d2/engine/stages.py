@@ -24,6 +24,7 @@ from weaksam_d2.artifacts import (
     merge_prompt_sets,
     merge_proposal_stores,
     read_detections,
+    sha256_file,
     write_json,
     write_pseudo_gt,
 )
@@ -41,6 +42,7 @@ from weaksam_d2.engine.stage import (
 from weaksam_d2.prompts import build_prompt_sources, generate_prompts
 from weaksam_d2.proposals import build_proposal_method, generate_proposals
 from weaksam_d2.pseudo_gt import build_pseudo_gt_rule, generate_pseudo_gt
+from weaksam_d2.sam import sam_weights
 
 logger = logging.getLogger(__name__)
 
@@ -89,16 +91,19 @@ def cams_stage(cfg: Any, dataset: str, weights: Path, place: Placement) -> RunMa
     bar = _progress(records, "cams")
 
     def process(part: Records, path: Path, manifest: RunManifest) -> None:
+        classifier = load()
         with CamStoreWriter(
             path,
             class_names=names,
             network=cfg.MODEL.CLASSIFIER.NETWORK,
             scales=settings.SCALES,
+            heads=classifier.network.heads,
+            blocks=classifier.network.blocks,
         ) as writer:
             writer.manifest = manifest
             summary = generate_cams(
                 part,
-                load(),
+                classifier,
                 writer=writer,
                 scales=settings.SCALES,
                 flip=settings.FLIP,
@@ -151,6 +156,9 @@ def proposals_stage(
     """Proposal boxes of every image: SAM on the prompts, or the method of the config."""
     records = weak_records(dataset)
     inputs = [] if prompts is None else [("prompts", prompts)]
+    weights = sam_weights(cfg) if cfg.WEAKSAM.PROPOSALS.METHOD == "SAM" else None
+    if weights is not None:
+        inputs.append(("sam", weights))
     request = place.request("proposals", cfg, describe_records(dataset, records), inputs)
     method = _once(lambda: build_proposal_method(cfg))
     store = None if prompts is None else PromptSet.open(prompts)
@@ -183,10 +191,14 @@ def pseudo_gt_stage(cfg: Any, dataset: str, detections: Path, place: Placement) 
         categories = CategoryMap.from_metadata(MetadataCatalog.get(dataset))
         rule = build_pseudo_gt_rule(cfg)
         pgt, statistics = generate_pseudo_gt(
-            read_detections(detections), records, categories, rule=rule
+            read_detections(detections),
+            records,
+            categories,
+            rule=rule,
+            detections_sha256=sha256_file(detections),
         )
         write_pseudo_gt(output / "pseudo_gt.json", pgt)
-        write_json(output / "statistics.json", statistics)
+        write_json(output / "statistics.json", statistics.as_dict())
         return StageResult(counts={"images": len(pgt.images), "annotations": len(pgt.annotations)})
 
     return run_stage(replace(request, num_shards=1, shard=0), body)

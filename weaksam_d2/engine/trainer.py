@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import time
 import weakref
 from collections.abc import Iterator, Mapping
@@ -161,12 +162,15 @@ class WeakSAMTrainer(TrainerBase):
 
 
 def flat_results(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Join nested results to ``dataset/task/metric`` names, numbers only, for the event storage."""
+    """Join nested results to ``dataset/task/metric`` names, finite numbers only.
+
+    A class without an object has no AP (NaN): it is absent, not zero.
+    """
     flat: dict[str, float] = {}
     for name, tasks in results.items():
         for task, metrics in (tasks or {}).items():
             for metric, value in metrics.items():
-                if isinstance(value, int | float):
+                if isinstance(value, int | float) and math.isfinite(value):
                     flat[f"{name}/{task}/{metric}"] = float(value)
     return flat
 

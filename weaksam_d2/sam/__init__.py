@@ -1,7 +1,7 @@
 """Segment Anything: one embedding for an image, masks for many prompts."""
 
 from weaksam_d2.sam.backend import Embedding, SamBackend, SamChunk
-from weaksam_d2.sam.build import SAM_BACKEND_REGISTRY, build_sam_backend
+from weaksam_d2.sam.build import SAM_BACKEND_REGISTRY, build_sam_backend, sam_weights
 from weaksam_d2.sam.fake import FakeSam  # registers FakeSam
 from weaksam_d2.sam.predictor import BatchedPredictor
 from weaksam_d2.sam.segment_anything import SegmentAnything, build_sam  # registers SegmentAnything
@@ -16,4 +16,5 @@ __all__ = [
     "SegmentAnything",
     "build_sam",
     "build_sam_backend",
+    "sam_weights",
 ]

@@ -1,6 +1,7 @@
 """The SAM backend on the package segment_anything, with MobileSAM as its smallest model."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,6 +71,8 @@ def build_sam(
     load_checkpoint(model, path, arch=arch)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
+    if arch == "vit_t":  # mostly convolutions: about a sixth faster on a CPU, equal to rounding
+        model.image_encoder.to(memory_format=torch.channels_last)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device)
@@ -102,6 +105,11 @@ class SegmentAnything:
         self._predictor = BatchedPredictor(
             model, prompts_per_batch=prompts_per_batch, boxes_at=boxes_at
         )
+
+    @staticmethod
+    def weights_file(cfg: CfgNode) -> Path:
+        """The checkpoint that a config names, so that a manifest can hold its hash."""
+        return resolve_weights(cfg.WEAKSAM.SAM.WEIGHTS or PUBLISHED_WEIGHTS[cfg.WEAKSAM.SAM.ARCH])
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

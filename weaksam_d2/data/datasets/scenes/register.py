@@ -41,7 +41,7 @@ def register_scenes(
     metadata = {
         "thing_classes": list(SCENE_CLASSES),
         "thing_dataset_id_to_contiguous_id": mapping,
-        "evaluator_type": "coco",
+        "evaluator_type": "voc",
         "evaluation_name": f"{name}_eval",
         "difficult_in_labels": False,
     }

@@ -50,7 +50,8 @@ def measure(comparison: Comparison[Any]) -> Row:
     if comparison.repeats < 1:
         raise ValueError(f"repeats must be positive, got {comparison.repeats}")
     comparison.check(comparison.ours(), comparison.theirs())  # warms both up as well
-    ours, theirs = [], []
+    ours: list[float] = []
+    theirs: list[float] = []
     for repeat in range(comparison.repeats):
         # Whoever goes first in a pair changes, so that neither always finds the caches warm.
         pair = [(comparison.ours, ours), (comparison.theirs, theirs)]
