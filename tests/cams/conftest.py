@@ -47,7 +47,7 @@ def patch_mean() -> type[Backbone]:
 @pytest.fixture
 def cnn() -> CNN:
     torch.manual_seed(0)
-    return CNN(backbone=PatchMean(), num_classes=4, channels=8).eval()
+    return CNN(backbone=PatchMean(), num_classes=4).eval()
 
 
 def make_classifier(network: CamNetwork, num_classes: int) -> ImageClassifier:

@@ -7,25 +7,38 @@ from torch.nn import functional as F
 from weaksam_d2.cams import CNN
 
 
-def test_the_logit_is_the_mean_of_the_signed_map_plus_bias(cnn: CNN) -> None:
+def test_the_logit_is_the_soft_maximum_of_the_signed_map_plus_bias(cnn: CNN) -> None:
     with torch.no_grad():
-        cnn.classifier.weight.abs_()  # then ReLU changes nothing
         cnn.classifier.bias.uniform_(-1, 1)
         image = torch.rand(3, 64, 96)
         logits = cnn.class_logits(image[None])[0][0]
-        maps = cnn.maps(image, torch.tensor([2, 0])).coarse
-    assert maps.shape == (2, 4, 6)
-    expected = maps.mean(dim=(1, 2)) + cnn.classifier.bias[[2, 0]]
-    assert torch.allclose(logits[[2, 0]], expected, atol=1e-6)
+        cells = cnn.standardize(cnn.features(image[None])[0].flatten(1).T)
+        signed = cells @ cnn.classifier.weight.T
+    expected = torch.log((2.0 * signed).exp().mean(dim=0)) / 2.0 + cnn.classifier.bias
+    assert torch.allclose(logits, expected, atol=1e-6)
 
 
-def test_maps_are_the_positive_part_of_weights_times_features(cnn: CNN) -> None:
+def test_a_sharp_pooling_is_the_maximum_and_a_dull_one_the_mean(patch_mean) -> None:
+    image = torch.rand(3, 64, 96)
+    for sharpness, reduce in ((1e4, torch.amax), (1e-2, torch.mean)):
+        cnn = CNN(backbone=patch_mean(), num_classes=2, sharpness=sharpness).eval()
+        with torch.no_grad():
+            torch.nn.init.normal_(cnn.classifier.weight)
+            cells = cnn.standardize(cnn.features(image[None])[0].flatten(1).T)
+            signed = cells @ cnn.classifier.weight.T
+            logits = cnn.class_logits(image[None])[0][0]
+        assert torch.allclose(logits, reduce(signed, dim=0), atol=2e-2)
+
+
+def test_maps_are_the_positive_part_of_weights_times_standardized_features(cnn: CNN) -> None:
     image = torch.rand(3, 32, 64)
     with torch.no_grad():
+        cnn.standardize.running_mean.uniform_(0, 1)
         features = cnn.features(image[None])[0]
         maps = cnn.maps(image, torch.tensor([1, 3]))
-    weight = cnn.classifier.weight[[1, 3], :, 0, 0]
-    signed = torch.einsum("mk,khw->mhw", weight, features)
+    mean, var = cnn.standardize.running_mean, cnn.standardize.running_var
+    scaled = (features - mean[:, None, None]) / (var[:, None, None] + cnn.standardize.eps).sqrt()
+    signed = torch.einsum("mk,khw->mhw", cnn.classifier.weight[[1, 3]], scaled)
     assert (signed < 0).any()
     assert torch.allclose(maps.coarse, F.relu(signed), atol=1e-6)
     assert maps.fine is None and maps.cross is None
@@ -62,3 +75,8 @@ def test_a_backbone_of_several_levels_is_refused(patch_mean) -> None:
     backbone._out_feature_channels["more"] = 3
     with pytest.raises(ValueError, match="one level, got 2"):
         CNN(backbone=backbone, num_classes=2)
+
+
+def test_a_pooling_without_sharpness_is_refused(patch_mean) -> None:
+    with pytest.raises(ValueError, match="must be positive, got 0"):
+        CNN(backbone=patch_mean(), num_classes=2, sharpness=0.0)

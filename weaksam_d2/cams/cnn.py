@@ -1,5 +1,6 @@
 """Class activation maps of a convolutional network (weaksam.md, Sec. 2.3, "CNN CAM")."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,12 +20,16 @@ __all__ = ["CNN"]
 
 @CAM_NETWORK_REGISTRY.register()
 class CNN(CamNetwork):
-    """A backbone of one feature map, a projection of it, and a 1x1 convolution as classifier.
+    """A linear classifier of every cell of a CNN's feature maps.
 
-    From a config, the map joins the levels ``MODEL.TIMM.OUT_INDICES`` at the stride of the finest;
-    of strides 16 and 32 the deep one says what, the shallow one where. The class logit is the mean
-    over the image of ``w_c . F`` plus a bias, so the map ``ReLU(w_c . F)`` shows exactly what was
-    added up (Zhou et al., CVPR 2016). The bias has no place and is left out of the map.
+    The backbone's levels are joined at the finest stride (deep ones say what, shallow ones where),
+    each channel is standardized, and a linear layer gives a score of each class in each cell,
+    ``w_c . F``. The class logit is the log-sum-exp of these scores over the image's valid cells
+    (a soft maximum; Pinheiro and Collobert, CVPR 2015) plus a bias, so that the map
+    ``ReLU(w_c . F)`` shows what decided (Zhou et al., CVPR 2016).
+
+    NOTE: the plain average of Zhou et al. asks the whole image to look like the class. On a few
+    hundred images its peaks lie in the surroundings much more often than those of a soft maximum.
     """
 
     kinds = ("coarse",)
@@ -35,26 +40,33 @@ class CNN(CamNetwork):
         *,
         backbone: Backbone,
         num_classes: int,
-        channels: int = 512,
-        dropout: float = 0.2,
+        sharpness: float = 2.0,
+        dropout: float = 0.0,
     ) -> None:
-        """backbone: a detectron2 backbone with a single output; channels: of the projection."""
+        """Build the classifier.
+
+        Args:
+            backbone: a detectron2 backbone with a single output.
+            sharpness: r of the pooling ``log(mean(exp(r * score))) / r``; 0 is the average,
+                infinity the maximum.
+            dropout: probability with which a whole channel of an image is set to zero.
+
+        Raises:
+            ValueError: if the backbone has several outputs or the sharpness is not positive.
+        """
         super().__init__()
         self.backbone = backbone
         (self.level, shape), *others = backbone.output_shape().items()
         if others:
             raise ValueError(f"CNN takes a backbone of one level, got {len(others) + 1} levels")
-        # The levels of efficient networks end in a linear layer; a classifier of their plain
-        # average would be linear in the last block's output.
-        self.project = nn.Sequential(
-            nn.Conv2d(shape.channels, channels, 1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-        )
+        if sharpness <= 0:
+            raise ValueError(f"sharpness of the pooling must be positive, got {sharpness}")
+        self.sharpness = sharpness
+        self.standardize = nn.BatchNorm1d(shape.channels, affine=False, momentum=0.05)
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.classifier = nn.Linear(shape.channels, num_classes)
         nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.constant_(self.classifier.bias, 0.0)  # type: ignore[arg-type]
+        nn.init.constant_(self.classifier.bias, 0.0)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -65,35 +77,41 @@ class CNN(CamNetwork):
         }
 
     def features(self, images: Tensor) -> Tensor:
-        """Projected features, not negative, (N, channels, h, w), of normalized images."""
+        """The backbone's features (N, channels, h, w) of normalized images, not standardized."""
         height, width = images.shape[-2:]
         divisor = self.backbone.size_divisibility or 1
         # With a remainder the levels would differ in what a cell covers, and in their phase.
         padded = F.pad(images, (0, -width % divisor, 0, -height % divisor))
-        features: Tensor = self.project(self.backbone(padded)[self.level])
+        features: Tensor = self.backbone(padded)[self.level]
         return _valid_part(features, tuple(padded.shape[-2:]), (height, width))
 
     def class_logits(
         self, images: Tensor, sizes: Sequence[tuple[int, int]] | None = None
     ) -> list[Tensor]:
-        """One term: the mean of the signed class maps over each image's valid part, plus bias."""
-        features = self.features(images)
-        if sizes is None:
-            pooled = features.mean(dim=(2, 3))
-        else:
-            # Averaged over the padding, a logit would depend on the other images of the batch.
-            whole = tuple(images.shape[-2:])
-            rows = [
-                _valid_part(row, whole, size) for row, size in zip(features, sizes, strict=True)
-            ]
-            pooled = torch.stack([row.mean(dim=(1, 2)) for row in rows])
-        logits: Tensor = self.classifier(self.dropout(pooled)[:, :, None, None])
-        return [logits[:, :, 0, 0]]
+        """One term: the soft maximum of the class scores over each image's valid part, plus bias.
+
+        Cells of the padding would make a logit depend on the other images of the batch.
+        """
+        features, whole = self.features(images), tuple(images.shape[-2:])
+        valid = [whole] * len(images) if sizes is None else sizes
+        rows = [
+            _valid_part(row, whole, size).flatten(1).T
+            for row, size in zip(features, valid, strict=True)
+        ]
+        cells = self.standardize(torch.cat(rows)).split([len(row) for row in rows])
+        pooled = []
+        for row in cells:
+            kept = row * self.dropout(row.new_ones(1, row.shape[1]))
+            scores = F.linear(kept, self.classifier.weight) * self.sharpness
+            pooled.append((scores.logsumexp(dim=0) - math.log(len(row))) / self.sharpness)
+        return [torch.stack(pooled) + self.classifier.bias]
 
     def maps(self, image: Tensor, classes: Tensor) -> ViewMaps:
         """Coarse maps float (m, h, w) of one view (3, H, W); no fine and no cross maps."""
-        weight = self.classifier.weight[classes]
-        return ViewMaps(coarse=F.relu(F.conv2d(self.features(image[None]), weight))[0])
+        features = self.features(image[None])[0]
+        cells = self.standardize(features.flatten(1).T)
+        scores = F.linear(cells, self.classifier.weight[classes])
+        return ViewMaps(coarse=F.relu(scores).T.reshape(len(classes), *features.shape[1:]))
 
 
 def _valid_part(features: Tensor, whole: tuple[int, ...], size: tuple[int, int]) -> Tensor:

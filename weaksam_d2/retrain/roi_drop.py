@@ -256,7 +256,7 @@ class RoIDropFastRCNNOutputLayers(FastRCNNOutputLayers):
             storage.put_scalar("roi_drop/mean_lcls_dropped", loss / (fg_dropped + bg_dropped))
         if fg and fg_dropped / fg > SUSPICIOUS_DROP:
             message = "RoI drop left out %d of %d foreground regions; are its thresholds too low?"
-            log_first_n(logging.WARNING, message % (fg_dropped, fg), n=1, key="message")
+            log_first_n(logging.WARNING, message % (fg_dropped, fg), n=1)
 
 
 def swap_box_predictors(kwargs: dict[str, Any], settings: RoIDropSettings) -> dict[str, Any]:

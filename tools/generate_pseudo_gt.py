@@ -1,0 +1,59 @@
+"""Pseudo ground truth from the detections of a weak detector on its tagged training images.
+
+Example:
+    python tools/generate_pseudo_gt.py --config-file configs/pipelines/scenes_demo.yaml \
+        --detections output/demo/wsod/inference/scenes_demo_train_weak/detections.json \
+        --output output/demo_top1 WEAKSAM.PSEUDO_GT.RULE top1
+
+Writes pseudo_gt.json (a COCO data set, for DATASETS.PSEUDO_GT_TRAIN) and statistics.json. --analyze
+compares the boxes with the true ones, where the data set has an annotated twin; that is printed
+and stored apart, and no training stage reads it.
+"""
+
+import argparse
+from pathlib import Path
+
+from weaksam_d2.artifacts import read_json, read_pseudo_gt, write_json
+from weaksam_d2.engine.cli import prepare_process, run_command, setup, stage_argument_parser
+from weaksam_d2.engine.dataset_choice import single_dataset
+from weaksam_d2.engine.figures import annotated_records
+from weaksam_d2.engine.stages import Placement, pseudo_gt_stage
+from weaksam_d2.projects import add_all_configs
+from weaksam_d2.pseudo_gt import analyze_pseudo_gt
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = stage_argument_parser(__doc__ or "")
+    parser.add_argument("--detections", type=Path, required=True, help="detections.json")
+    parser.add_argument("--dataset", default="", help="default: the only one of DATASETS.TRAIN")
+    parser.add_argument("--analyze", action="store_true", help="precision and recall, if possible")
+    args = parser.parse_args()
+    if not args.detections.is_file():
+        parser.error(f"--detections {args.detections} does not exist")
+    return args
+
+
+def main(args: argparse.Namespace) -> None:
+    """Write the artifact ``pseudo_gt/``."""
+    cfg = setup(args, add_all_configs)
+    dataset = single_dataset(cfg, args.dataset)
+    place = Placement(args.output, overwrite=args.overwrite)
+    pseudo_gt_stage(cfg, dataset, args.detections, place)
+    for name, value in read_json(args.output / "statistics.json").items():
+        print(f"{name}: {value}")
+    if not args.analyze:
+        return
+    truth = annotated_records(dataset)
+    if not truth:
+        raise ValueError(f"--analyze: data set '{dataset}' has no annotated twin")
+    found = analyze_pseudo_gt(read_pseudo_gt(args.output / "pseudo_gt.json"), truth)
+    write_json(args.output.with_name(args.output.name + "_analysis.json"), found)
+    for name in ("precision", "recall", "boxes_per_image"):
+        print(f"{name}: {found[name]:.2f}")
+
+
+if __name__ == "__main__":
+    arguments = parse_args()
+    prepare_process()
+    run_command(lambda: main(arguments))
