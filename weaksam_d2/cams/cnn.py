@@ -92,7 +92,8 @@ class CNN(CamNetwork):
 
         Cells of the padding would make a logit depend on the other images of the batch.
         """
-        features, whole = self.features(images), tuple(images.shape[-2:])
+        features = self.features(images)
+        whole = (images.shape[-2], images.shape[-1])
         valid = [whole] * len(images) if sizes is None else sizes
         rows = [
             _valid_part(row, whole, size).flatten(1).T

@@ -1,3 +1,5 @@
 """Trainer, command line, stages and pipeline: what runs the method (and holds no formula)."""
 
-__all__: list[str] = []
+from weaksam_d2.engine.trainer import WeakSAMTrainer
+
+__all__ = ["WeakSAMTrainer"]
