@@ -13,6 +13,7 @@ from detectron2.modeling import build_model
 from weaksam_d2.artifacts import read_json, write_json
 from weaksam_d2.engine.stage import StageResult
 from weaksam_d2.engine.trainer import WeakSAMTrainer, flat_results
+from weaksam_d2.wsod import WSODRCNN
 
 logger = logging.getLogger(__name__)
 FINAL = "model_final.pth"
@@ -73,9 +74,9 @@ def _detect(cfg: Any, model: Any, detection: Detection, output: Path) -> None:
         run.DATASETS.PROPOSAL_FILES_TEST = (str(detection.proposals),)
     run.MODEL.WSOD.TEST_LABEL_FILTER = detection.label_filter
     run.freeze()
-    # The filter is a setting of the model's inference, so that it is part of the built head.
-    if hasattr(model, "roi_heads") and hasattr(model.roi_heads, "test_label_filter"):
-        model.roi_heads.test_label_filter = detection.label_filter
+    # WSODRCNN takes the filter from its config; one trained model detects with it and without.
+    if isinstance(model, WSODRCNN):
+        model.test_label_filter = detection.label_filter
     results = WeakSAMTrainer.test(run, model)
     write_json(results_file(output, detection.dataset), flat_results(results))
 
