@@ -116,7 +116,7 @@ def test_a_killed_generation_resumes_to_identical_artifacts(
         "--config-file",
         config,
         "DATASETS.TRAIN",
-        "('scenes_demo_train_weak',)",
+        "('scenes_demo_train_weak@70',)",
         "WEAKSAM.PROMPTS.GRID.POINTS_PER_SIDE",
         "2",
         "WEAKSAM.SAM.INPUT_SIZE",
@@ -147,5 +147,5 @@ def test_a_killed_generation_resumes_to_identical_artifacts(
     again = run(tmp_path, "generate_proposals.py", *words(killed))
     assert again.returncode == 0, again.stderr[-2000:]
     assert stamp and list_outputs(whole) == list_outputs(killed)
-    assert len(ProposalStore.open(killed)) == 120
+    assert len(ProposalStore.open(killed)) == 70
     assert not (tmp_path / "killed.parts").exists()
