@@ -149,3 +149,41 @@ def test_a_killed_generation_resumes_to_identical_artifacts(
     assert stamp and list_outputs(whole) == list_outputs(killed)
     assert len(ProposalStore.open(killed)) == 70
     assert not (tmp_path / "killed.parts").exists()
+
+
+def test_the_single_tools_work_on_the_artifacts_of_a_run(
+    finished: tuple[Path, Path, str],
+) -> None:
+    tmp_path, output, _ = finished
+    config = REPO / "configs/pipelines/scenes_quick.yaml"
+    name = "scenes_tiny_train_weak"
+    recall = run(
+        tmp_path,
+        "evaluate_proposals.py",
+        *("--config-file", config, "--input", output / "proposals" / name),
+        *("--output", tmp_path / "recall.json", "--check"),
+    )
+    assert recall.returncode == 0, recall.stderr[-2000:]
+    assert (tmp_path / "recall.json").exists()
+    detections = output / "wsod/inference" / name / "detections.json"
+    labels = run(
+        tmp_path,
+        "generate_pseudo_gt.py",
+        *("--config-file", config, "--detections", detections, "--analyze"),
+        *("--output", tmp_path / "top1", "WEAKSAM.PSEUDO_GT.RULE", "top1"),
+    )
+    assert labels.returncode == 0, labels.stderr[-2000:]
+    assert "precision:" in labels.stdout
+    evaluated = run(
+        tmp_path,
+        "train_net.py",
+        *("--config-file", REPO / "configs/quick_schedules/oicr_lite0.yaml", "--eval-only"),
+        *("MODEL.WEIGHTS", output / "wsod/model_final.pth", "MODEL.ROI_HEADS.NUM_CLASSES", "6"),
+        *("DATASETS.TEST", "('scenes_tiny_val_weak',)", "OUTPUT_DIR", tmp_path / "eval"),
+        "DATASETS.PROPOSAL_FILES_TEST",
+        f"('{output / 'proposals/scenes_tiny_val_weak'}',)",
+    )
+    assert evaluated.returncode == 0, evaluated.stderr[-2000:]
+    stored = json.loads((output / "metrics.json").read_text())["wsod"]["AP50"]
+    printed = json.loads((tmp_path / "eval/results.json").read_text())
+    assert printed["scenes_tiny_val_weak/bbox/AP50"] == pytest.approx(stored, abs=0.01)

@@ -229,6 +229,8 @@ def _run_pending(
     root = parts_root(request.output)
     pending = pending_parts(root, expected, len(ranges))
     for p in shard_parts(pending, request.num_shards, request.shard):
+        if part_path(root, p).exists():
+            continue  # a process of another division has made it meanwhile
         start = time.perf_counter()
         manifest = request.manifest("complete")
         manifest.parts = len(ranges)
