@@ -190,12 +190,21 @@ class Pipeline:
             self._retrain_on("retrain_without_roi_drop", rule, ["MODEL.ROI_DROP.MODE", "off"])
             self._retrain_on("retrain_top1", "top1", [])
         if self.cfg.PIPELINE.SUPERVISED_TWIN:
-            cfg = self.stage_config("retrain")
-            cfg.MODEL.ROI_DROP.MODE = "off"
-            cfg.DATASETS.TRAIN = (MetadataCatalog.get(self.train).evaluation_name,)
-            self._training(
-                "retrain", TrainingJob(cfg, [Detection(self.test)]), self.layout.supervised, []
+            self._supervised()
+
+    def _supervised(self) -> None:
+        """The detector of the retraining stage on the true boxes of the same images."""
+        twin = MetadataCatalog.get(self.train).get("evaluation_name", "")
+        if not twin:
+            raise ValueError(
+                f"PIPELINE.SUPERVISED_TWIN needs true boxes and data set '{self.train}' has none; "
+                "set it to False"
             )
+        cfg = self.stage_config("retrain")
+        cfg.MODEL.ROI_DROP.MODE = "off"
+        cfg.DATASETS.TRAIN = (twin,)
+        job = TrainingJob(cfg, self._test_detections())
+        self._training("retrain", job, self.layout.supervised, [])
 
     def _retrain_on(self, name: str, rule: str, opts: list[str]) -> None:
         cfg = self.stage_config("retrain")
