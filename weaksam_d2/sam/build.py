@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.registry import Registry
 
 from weaksam_d2.sam.backend import SamBackend
+from weaksam_d2.weights import resolve_weights
 
 __all__ = ["SAM_BACKEND_REGISTRY", "build_sam_backend", "sam_weights"]
 
@@ -17,9 +18,13 @@ Registry of SAM backends, chosen by WEAKSAM.SAM.BACKEND. A registered class is c
 
 
 def sam_weights(cfg: CfgNode) -> Path | None:
-    """The checkpoint of the backend that a config names; None if it has none (`FakeSam`)."""
-    find = getattr(SAM_BACKEND_REGISTRY.get(cfg.WEAKSAM.SAM.BACKEND), "weights_file", None)
-    return None if find is None else Path(find(cfg))
+    """The checkpoint that ``WEAKSAM.SAM.WEIGHTS`` names, for the hash in a manifest.
+
+    None where the published file of ``ARCH`` is used: it is pinned by its own hash, and the file
+    that holds it may be the download or its conversion.
+    """
+    source = cfg.WEAKSAM.SAM.WEIGHTS
+    return resolve_weights(source) if source else None
 
 
 def build_sam_backend(cfg: CfgNode) -> SamBackend:

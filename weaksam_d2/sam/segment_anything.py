@@ -1,7 +1,6 @@
 """The SAM backend on the package segment_anything, with MobileSAM as its smallest model."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,11 +104,6 @@ class SegmentAnything:
         self._predictor = BatchedPredictor(
             model, prompts_per_batch=prompts_per_batch, boxes_at=boxes_at
         )
-
-    @staticmethod
-    def weights_file(cfg: CfgNode) -> Path:
-        """The checkpoint that a config names, so that a manifest can hold its hash."""
-        return resolve_weights(cfg.WEAKSAM.SAM.WEIGHTS or PUBLISHED_WEIGHTS[cfg.WEAKSAM.SAM.ARCH])
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
