@@ -12,6 +12,7 @@ from weaksam_d2.ops import (
     resize_matrix,
     stability_score,
 )
+from weaksam_d2.ops.masks import masks_above
 
 
 def test_boxes_are_tight_and_half_open() -> None:
@@ -73,3 +74,30 @@ def test_run_length_codes_return_the_masks() -> None:
     assert decode_rle([], (6, 4)).shape == (0, 6, 4)
     with pytest.raises(ValueError, match="n, H, W"):
         encode_rle(masks[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_masks_boxes_and_stability_by_numpy_equal_torch_exactly(dtype: torch.dtype) -> None:
+    logits = torch.randn(3, 4, 17, 23, generator=torch.Generator().manual_seed(2)).to(dtype)
+    logits[0, :, 3:9] = torch.tensor([1.0, -1.0, 0.0, float("nan")])[:, None, None]
+    for values in (logits, logits.transpose(-1, -2)[:, ::2, 1:], logits[0, 0], logits[:0]):
+        for threshold in (0.0, 1.0, -0.1):
+            assert torch.equal(masks_above(values, threshold), values > threshold)
+        mask = values > 0
+        rows, columns = mask.any(-1), mask.any(-2)
+        boxes = masks_to_boxes(mask)
+        assert torch.equal(boxes[..., 0].isnan(), ~rows.any(-1))
+        present = rows.any(-1)
+        first, last = rows.int().argmax(-1), rows.shape[-1] - rows.flip(-1).int().argmax(-1)
+        assert torch.equal(boxes[..., 1][present], first[present].float())
+        assert torch.equal(boxes[..., 3][present], last[present].float())
+        assert torch.equal(
+            boxes[..., 2][present] > boxes[..., 0][present], columns.any(-1)[present]
+        )
+        high, low = (values > 1).sum((-1, -2)), (values > -1).sum((-1, -2))
+        score = stability_score(values)
+        torch.testing.assert_close(score, high / low, atol=0, rtol=0, equal_nan=True)
+
+
+def test_stability_without_pixels_is_undefined() -> None:
+    assert stability_score(torch.zeros(2, 0, 4)).isnan().tolist() == [True, True]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -19,12 +19,14 @@ class Embedding:
     """One encoded image.
 
     ``features`` is float (1, C, h, w); ``input_size`` the (height, width) of the resized image
-    before padding, ``image_size`` that of the image itself, in pixels.
+    before padding, ``image_size`` that of the image itself, in pixels. ``extra`` holds what else
+    the decoder of a backend takes from its encoder, such as finer feature levels.
     """
 
     features: Tensor
     input_size: tuple[int, int]
     image_size: tuple[int, int]
+    extra: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class SamChunk:
     masks: Tensor | None = None  # bool (P, M, H, W), original resolution
 
 
+@runtime_checkable
 class SamBackend(Protocol):
     """Encode an image once, decode prompts in chunks, in the order given."""
 

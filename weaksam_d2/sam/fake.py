@@ -10,8 +10,9 @@ from torch import Tensor
 
 from weaksam_d2.artifacts import Prompts
 from weaksam_d2.ops.masks import masks_to_boxes, stability_score
-from weaksam_d2.sam.backend import WANTED, Embedding, SamChunk
+from weaksam_d2.sam.backend import Embedding, SamChunk
 from weaksam_d2.sam.build import SAM_BACKEND_REGISTRY
+from weaksam_d2.sam.chunks import check_image, check_want
 
 __all__ = ["FakeSam"]
 
@@ -47,8 +48,7 @@ class FakeSam:
 
     def encode(self, image: np.ndarray) -> Embedding:
         """Return an embedding that holds nothing but the size of an HWC uint8 image."""
-        if image.ndim != 3 or image.dtype != np.uint8:
-            raise ValueError(f"image must be uint8 (H, W, 3), got {image.dtype} {image.shape}")
+        check_image(image)
         size = (int(image.shape[0]), int(image.shape[1]))
         return Embedding(torch.zeros(1, 1, 1, 1), size, size)
 
@@ -61,8 +61,7 @@ class FakeSam:
         multimask: bool = True,
     ) -> Iterator[SamChunk]:
         """Yield the masks of the prompts, in their order; ``logits`` are at image resolution."""
-        if unknown := want - WANTED:
-            raise ValueError(f"want must be among {sorted(WANTED)}, got {sorted(unknown)}")
+        check_want(want)
         for start in range(0, len(prompts), self._prompts_per_batch):
             stop = min(start + self._prompts_per_batch, len(prompts))
             logits = torch.stack(

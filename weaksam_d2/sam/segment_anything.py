@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
+from torch import Tensor
 from torchvision.transforms.functional import resize, to_pil_image
 
 from weaksam_d2.artifacts import Prompts
 from weaksam_d2.sam.backend import Embedding, SamChunk
 from weaksam_d2.sam.build import SAM_BACKEND_REGISTRY
+from weaksam_d2.sam.chunks import check_image, fit_longest_side
+from weaksam_d2.sam.encoder import EncoderSwitches
 from weaksam_d2.sam.predictor import BatchedPredictor
 from weaksam_d2.weights import resolve_weights
 
@@ -26,7 +29,6 @@ PUBLISHED_WEIGHTS = {
     "vit_h": "sam_vit_h",
 }
 _VIT_INPUT_SIZE = 1024  # ViT-B/L/H have learned absolute positions for this size only
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def build_sam(
@@ -70,8 +72,6 @@ def build_sam(
     load_checkpoint(model, path, arch=arch)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    if arch == "vit_t":  # mostly convolutions: about a sixth faster on a CPU, equal to rounding
-        model.image_encoder.to(memory_format=torch.channels_last)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device)
@@ -85,7 +85,10 @@ class SegmentAnything:
         model: a loaded model, from `build_sam`.
         prompts_per_batch: prompts decoded in one chunk; bounds the memory, not the result.
         boxes_at: ``full`` or ``low``, the resolution that boxes are read from.
-        dtype: ``float32``, or ``bfloat16`` autocast of the image encoder (the decoder stays).
+        dtype: ``float32``, or autocast of the image encoder to ``bfloat16`` or (CUDA only)
+            ``float16``; the decoder stays.
+        channels_last: memory format of the image encoder, equal up to rounding.
+        compile: ``torch.compile`` the image encoder, which is done and checked here.
     """
 
     @configurable
@@ -96,14 +99,18 @@ class SegmentAnything:
         prompts_per_batch: int = 64,
         boxes_at: str = "full",
         dtype: str = "float32",
+        channels_last: bool = True,
+        compile: bool = False,
     ) -> None:
-        if dtype not in _DTYPES:
-            raise ValueError(f"SAM.DTYPE must be one of {sorted(_DTYPES)}, got '{dtype}'")
         self.model = model
-        self._dtype = _DTYPES[dtype]
+        self._switches = EncoderSwitches(
+            model.image_encoder, dtype=dtype, channels_last=channels_last, compile=compile
+        )
         self._predictor = BatchedPredictor(
             model, prompts_per_batch=prompts_per_batch, boxes_at=boxes_at
         )
+        if compile:  # fails now, not at the first image
+            self.encode(np.zeros((1, 1, 3), np.uint8))
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -119,6 +126,8 @@ class SegmentAnything:
             "prompts_per_batch": sam.POINTS_PER_BATCH,
             "boxes_at": cfg.WEAKSAM.PROPOSALS.BOXES_AT,
             "dtype": sam.DTYPE,
+            "channels_last": sam.CHANNELS_LAST,
+            "compile": sam.COMPILE,
         }
 
     @torch.no_grad()
@@ -128,20 +137,17 @@ class SegmentAnything:
         Raises:
             ValueError: another shape or dtype.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(
-                f"image must be uint8 (H, W, 3), got {image.dtype} {tuple(image.shape)}"
-            )
+        check_image(image)
         height, width = image.shape[:2]
-        scale = self.model.image_encoder.img_size / max(height, width)
-        # Rounded half up and at least one pixel, as ResizeLongestSide
-        input_size = (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5)))
+        input_size = fit_longest_side(height, width, self.model.image_encoder.img_size)
         resized = np.array(resize(to_pil_image(image), list(input_size)))
         pixels = torch.from_numpy(resized).to(self.model.device).permute(2, 0, 1)[None]
-        device = self.model.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self._dtype != torch.float32):
-            features = self.model.image_encoder(self.model.preprocess(pixels))
+        features = self._switches.run(self._encode_pixels, pixels)
         return Embedding(features.float(), input_size, (height, width))
+
+    def _encode_pixels(self, pixels: Tensor) -> Tensor:
+        features: Tensor = self.model.image_encoder(self.model.preprocess(pixels))
+        return features
 
     def decode(
         self,

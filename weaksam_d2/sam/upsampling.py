@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from weaksam_d2.ops.masks import masks_to_boxes, resize_matrix, stability_score
+from weaksam_d2.ops.masks import masks_above, masks_to_boxes, resize_matrix, stability_score
 
 __all__ = ["BOXES_AT", "MaskReader", "interpolation_matrix"]
 
@@ -38,7 +38,8 @@ class MaskReader:
     Args:
         low_size: (height, width) of the logits.
         square: side of the network input in pixels.
-        input_size: (height, width) of the resized image inside the square.
+        input_size: (height, width) of the resized image inside the square. Where the image fills
+            the square and its ratio is not kept, give ``low_size`` as both (one resize).
         image_size: (height, width) of the image, in pixels.
         boxes_at: ``full``: masks at image resolution, as SAM has them; ``low``: masks at the
             resolution of the logits and their boxes scaled, in steps of some pixels.
@@ -90,7 +91,7 @@ class MaskReader:
             boxes, stability = self._read_low(flat)
         for part in self._parts(flat) if masks or self._boxes_at == "full" else ():
             full = self.upsample(flat[part])
-            mask = full > 0
+            mask = masks_above(full)
             if found is not None:
                 found[part] = mask
             if self._boxes_at == "full":
@@ -108,7 +109,7 @@ class MaskReader:
     def _read_low(self, flat: Tensor) -> tuple[Tensor, Tensor]:
         height, width = (math.ceil(side) for side in self._scale)
         flat = flat[..., :height, :width]
-        boxes = masks_to_boxes(flat > 0)
+        boxes = masks_to_boxes(masks_above(flat))
         scale = boxes.new_tensor(
             [s / n for s, n in zip(self._image_size, self._scale, strict=True)]
         )
