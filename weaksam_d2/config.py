@@ -32,9 +32,7 @@ def _add_model(cfg: Any) -> None:
     cfg.MODEL.TIMM.FREEZE_AT = 0  # freeze the stem and this many stages (5: whole network)
     cfg.MODEL.TIMM.FREEZE_NORM = True  # batch norm keeps its ImageNet statistics
 
-    cfg.MODEL.CLASSIFIER = CN()
-    cfg.MODEL.CLASSIFIER.NETWORK = "CNN"  # registered CAM_NETWORK
-
+    _add_classifier(cfg)
     _add_wsod(cfg)
 
     drop = cfg.MODEL.ROI_DROP = CN()  # WeakSAM, Sec. 3.4, Eq. 1-2
@@ -46,19 +44,60 @@ def _add_model(cfg: Any) -> None:
     drop.START_ITER = -1  # iterations; -1: round(2/9 * SOLVER.MAX_ITER)
 
 
+def _add_classifier(cfg: Any) -> None:
+    node = cfg.MODEL.CLASSIFIER = CN()
+    node.NETWORK = "CNN"  # registered CAM_NETWORK
+    # File | URL: weights as their authors published them (an ImageNet file only initializes);
+    # MODEL.WEIGHTS is a checkpoint of our own training.
+    node.WEIGHTS = ""
+    node.VIT = "deit_small_patch16_224"  # timm model of the networks with class tokens
+    node.DROP_PATH = 0.1  # probability of a dropped branch in the last block, 0 in the first
+    # Position embedding of another grid: "size" resizes to it, "scale" gives the factor that
+    # published weights were trained with (they need it).
+    node.POS_INTERP = "size"  # size | scale
+    # What a channel of the network is: a class of the data set, or (WeakTr's COCO weights) the
+    # COCO category id - 1, of 90 with ten gaps.
+    node.CHANNELS = "contiguous"  # contiguous | coco_category_ids
+    node.WEAKTR = CN()
+    node.WEAKTR.FUSION = "v3"  # v3 (from pooled features) | v2, v1 (from pooled attention)
+    node.WEAKTR.POOL = "max"  # max | avg over the tokens
+    node.WEAKTR.FEATURE = "attn_out"  # attn_out | block_out (v2 with features)
+    node.WEAKTR.REDUCTION = 8  # r: 72 attention maps through 72 / r units
+    node.MCTFORMER = CN()
+    node.MCTFORMER.VERSION = "V2"  # V2 | V1 (no patch head) | Plus
+    node.MCTFORMER.LAYERS = 3  # last blocks whose class attention is taken (Plus: 12)
+    clip = node.CLIPES = CN()  # CLIP-ES, Sec. 3.1-3.3
+    clip.NAMES = "dataset"  # synonyms of class names: voc | coco | coco_reference | dataset (none)
+    clip.BACKGROUND = ()  # words that compete; (): the usual ones that are in no class name
+    clip.TEMPLATE = "a clean origami {}."
+    clip.AFFINITY_BLOCKS = 8  # last blocks whose attention is averaged
+    clip.SINKHORN = 3  # iterations
+    clip.BOX_THRESH = 0.4  # share of a map's maximum that is in its boxes; COCO 0.7
+    clip.BOX = "half_open"  # half_open | reference (loses the last row and column at the border)
+
+
 def _add_wsod(cfg: Any) -> None:
     wsod = cfg.MODEL.WSOD = CN()
     wsod.SEED_MINER = "NearMaximum"  # NearMaximum (WeakSAM's OICR) | TopScoring | MIST
-    wsod.REFINEMENT_LOSS = "WeightedCrossEntropy"
+    wsod.REFINEMENT_LOSS = "WeightedCrossEntropy"  # | PCL (finds its own seeds)
     wsod.NUM_REFINEMENTS = 3  # K; 0: WSDDN alone
     wsod.IMAGE_LOSS_REDUCE = "sum"  # sum | mean over classes
+    wsod.BACKGROUND_COLUMN = False  # the two streams have a background column (MIST: True)
     wsod.CLAMP_EPS = 1e-6  # image scores are clamped to [eps, 1 - eps]
+    wsod.LOG_EPS = 1e-6  # refinement: -log(p + eps); 0: log-softmax (MIST)
+    wsod.OPEN_LABELS = False  # untagged classes are unknown unless negative_labels has them
     wsod.KEEP_ONE = False  # put back a class's best seed if class-agnostic NMS removed it
     wsod.ZERO_ROW = False  # a seed's row is zero for later classes (order dependent)
     wsod.FG_IOU = 0.5  # proposal is foreground at IoU >= this with its best seed
+    wsod.FG_IOU_STRICT = False  # True: IoU > FG_IOU
     wsod.IGNORE_IOU = 0.0  # weight 0 below this IoU (PCL code: 0.1)
+    wsod.ROI_WEIGHT = "seed"  # a proposal weighs its seed's score | image: its class's image score
+    wsod.REFINE_NORM = "rois"  # all proposals | weights: those whose weight is not zero
     wsod.FIRST_BRANCH_WEIGHT = 1.0  # lambda_1 (MIST: 3)
     wsod.REFINE_LR_MULT = 10.0  # learning rate of the refinement branches (MIST: 1)
+    wsod.REGRESSION = "none"  # none | class_specific (MIST) | class_agnostic (last branch)
+    wsod.REGRESSION_WEIGHT = 1.0  # of the box losses
+    wsod.OBJECTNESS_SCALE = False  # pooled features x (1 + stored score of the proposal)
     wsod.FC_DIM = 4096
     wsod.NUM_FC = 2
     wsod.DROPOUT = 0.5
@@ -72,6 +111,27 @@ def _add_wsod(cfg: Any) -> None:
     wsod.MIST.TOP_FRACTION = 0.15
     wsod.MIST.IOU_THRESH = 0.2
     wsod.MIST.SUPPRESS = "all_prior"  # all_prior (what made the numbers) | kept (MIST paper)
+    wsod.PCL = CN()
+    wsod.PCL.CLUSTERS = 3  # of the class's scores; proposals of the top one are graph nodes
+    wsod.PCL.EDGE_IOU = 0.4  # two nodes are neighbors above this IoU
+    wsod.PCL.MAX_CENTERS = 5  # of each class
+    wsod.PCL.FG_IOU = 0.5  # PCL's own FG_IOU and IGNORE_IOU
+    wsod.PCL.IGNORE_IOU = 0.1
+    _add_drop_block(wsod)
+
+
+def _add_drop_block(wsod: Any) -> None:
+    drop = wsod.DROPBLOCK = CN()  # MIST, Sec. 3.4
+    drop.METHOD = ""  # "": off | concrete
+    drop.TAU = 0.3  # a cell is a center of a dropped block with probability <= TAU / SIZE^2
+    drop.SIZE = 3  # cells of a pooled region, odd
+    drop.TEMPERATURE = 0.01  # of the Gumbel softmax
+    drop.HARD = True  # straight-through: masks of 0 and 1
+    drop.LOSS_WEIGHT = 0.01  # the generator's loss is minus this share of the detector's
+    drop.REUSE_FEATURES = False  # second pass on the feature maps of the first
+    drop.BASE_LR = 1e-5  # Adam, of the generator
+    drop.WEIGHT_DECAY = 5e-4
+    drop.GAMMA = 3.0  # factor of its learning rate at SOLVER.STEPS
 
 
 def _add_stages(cfg: Any) -> None:
@@ -102,7 +162,11 @@ def _add_maps_and_prompts(weaksam: Any) -> None:
     weaksam.CAMS = CN()
     weaksam.CAMS.SCALES = (1.0, 0.8, 1.2)  # of the image, each with its mirror image if FLIP
     weaksam.CAMS.FLIP = True
-    weaksam.CAMS.RESIZE = "round16"  # view size: nearest multiple of 16
+    # View size: nearest multiple of 16 | scaled as it is (released code; the patch embedding drops
+    # up to 15 pixels) | next multiple of 16 (CLIP-ES).
+    weaksam.CAMS.RESIZE = "round16"  # round16 | floor16 | ceil16
+    weaksam.CAMS.CROSS_BLOCKS = (5, 12)  # 1-based, inclusive
+    weaksam.CAMS.SAVE_CROSS = True  # cross-attention maps, by far the largest part of the artifact
     weaksam.CAMS.EPS = 1e-8  # of the min-max normalization
     weaksam.CAMS.MAX_MAP_CHUNK = 64  # full-size maps in memory at once
     weaksam.CAMS.GATE_TRAIN = "gt"  # gt: the image's tags | pred: predicted classes
@@ -125,7 +189,9 @@ def _add_maps_and_prompts(weaksam: Any) -> None:
         source.JOINT = joint  # one more prompt for each class with all its peaks
         source.CLUSTER_DIVISOR = divisor  # k-means with n // divisor centers; 0: no clustering
         source.CLUSTER_SEED = 0
+        source.CLUSTER_TRUNCATE = False  # centers are cut to whole pixels (as released code does)
         source.MAX_POINTS = 20000  # before clustering
+        source.SAVE_PEAKS = True  # store the peaks of each cluster (peaks.npy)
     prompts.GRID = CN()
     prompts.GRID.POINTS_PER_SIDE = 32
 
@@ -133,17 +199,22 @@ def _add_maps_and_prompts(weaksam: Any) -> None:
 def _add_proposals(weaksam: Any) -> None:
     sam = weaksam.SAM = CN()
     sam.BACKEND = "SegmentAnything"  # registered SAM_BACKEND
-    sam.ARCH = "vit_h"  # vit_h | vit_l | vit_b | vit_t (MobileSAM)
-    sam.WEIGHTS = ""  # file | URL; "": the published file of ARCH
+    sam.ARCH = "vit_h"  # vit_h | vit_l | vit_b | vit_t (MobileSAM); of SegmentAnything
+    sam.WEIGHTS = ""  # file | URL; "": the published file of ARCH | folder (transformers layout)
     sam.INPUT_SIZE = 1024  # pixels, longest side
     sam.POINTS_PER_BATCH = 64  # prompts decoded in one call (does not change a result)
-    sam.DTYPE = "float32"  # float32 | bfloat16, of the image encoder
+    sam.DTYPE = "float32"  # float32 | bfloat16 | float16 (CUDA): autocast of the image encoder
+    sam.CHANNELS_LAST = True  # memory format of the image encoder; equal up to rounding
+    sam.COMPILE = False  # torch.compile of the image encoder; equal up to rounding
 
     proposals = weaksam.PROPOSALS = CN()
-    proposals.METHOD = "SAM"  # SAM | SelectiveSearch
+    proposals.METHOD = "SAM"  # SAM | SelectiveSearch | EdgeBoxes
     proposals.BOXES_AT = "full"  # resolution of the masks that boxes are read from: full | low
-    proposals.MAX_PER_IMAGE = 2000
+    proposals.MAX_PER_IMAGE = 2000  # 0: no limit
     proposals.DEDUPLICATE = 0.0625  # pixels; equal after rounding to this: one is dropped
+    proposals.NMS_THRESH = 1.0  # across sources, unscored, in the order of merging; 1: off
+    proposals.SAVE_MASKS = False  # store each box's mask (COCO run lengths; METHOD "SAM")
+    proposals.EDGE_BOXES_MODEL = ""  # file of structured edges (OpenCV YAML), for EdgeBoxes
     for node, indices, quality, stability, nms in (
         ("GRID", (0, 1, 2), 0.3, 0.3, 0.3),
         ("COARSE", (1, 2), 0.0, 0.0, 1.0),
@@ -156,6 +227,11 @@ def _add_proposals(weaksam: Any) -> None:
         source.STABILITY_THRESH = stability  # at least this; 0: off
         source.NMS_THRESH = nms  # GRID by quality, the others in prompt order; 1: off
 
+    ray = weaksam.RAY = CN()  # tasks of --ray, one for each part; changes no result
+    ray.NUM_GPUS = -1.0  # of a task; -1: one if MODEL.DEVICE is a GPU here, else none
+    ray.NUM_CPUS = 1.0
+    ray.MAX_RETRIES = 3  # of a task whose worker died
+
 
 def _add_training(cfg: Any) -> None:
     cfg.DATASETS.REGISTER = ()  # modules to import, which register data sets
@@ -163,6 +239,7 @@ def _add_training(cfg: Any) -> None:
     cfg.DATASETS.VOC = ()  # (name, root, split, year, classes): registers name_weak, name_eval
     cfg.DATASETS.PSEUDO_GT_TRAIN = ()  # pseudo_gt.json for each name in TRAIN
     cfg.INPUT.MAPPER_NAME = ""  # registered DATASET_MAPPER; "": detectron2's own
+    _add_classification(cfg.INPUT)
     cfg.SOLVER.OPTIMIZER = "SGD"  # SGD | Adam | AdamW
     cfg.SOLVER.ACCUMULATION_STEPS = 1  # batches for each optimizer step
     cfg.SOLVER.LR_MULTIPLIERS = ()  # (regular expression of parameter names, factor) pairs
@@ -172,3 +249,12 @@ def _add_training(cfg: Any) -> None:
     cfg.TEST.RECALL_MATCH = "one2one"  # one2one | any
     cfg.TEST.RECALL_IOUS = (0.5, 0.75, 0.9)
     cfg.TEST.BOOTSTRAP = 0  # resamples over images for confidence intervals; 0: none
+
+
+def _add_classification(cfg_input: Any) -> None:
+    views = cfg_input.CLASSIFICATION = CN()  # ClassificationMapper: timm's training transform
+    views.SIZE = 224  # pixels, height and width of a view
+    views.CROP_SCALE = (0.08, 1.0)  # share of the image's area that a random crop covers
+    views.AUTO_AUGMENT = "rand-m9-mstd0.5-inc1"  # timm's RandAugment; "": none
+    views.COLOR_JITTER = 0.4  # timm: only without AUTO_AUGMENT
+    views.ERASE_PROB = 0.25  # random erasing with pixel noise

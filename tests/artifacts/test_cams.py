@@ -66,6 +66,16 @@ def test_round_trip_of_all_kinds_with_an_image_without_classes(tmp_path: Path) -
     assert_maps_equal(pickle.loads(pickle.dumps(store))["b"], maps["b"])
 
 
+def test_maps_carry_the_numbers_of_their_blocks(tmp_path: Path) -> None:
+    maps = random_maps(np.random.default_rng(0), [1], blocks=(11, 12, 10))
+    with writer_for(tmp_path / "cams") as writer:
+        writer.add("a", maps)
+        other = random_maps(np.random.default_rng(0), [1], blocks=(1, 2, 3))
+        with pytest.raises(ValueError, match=r"'b' are of blocks \[1, 2, 3\].* \[11, 12, 10\]"):
+            writer.add("b", other)
+    assert CamStore.open(tmp_path / "cams")["a"].blocks == (11, 12, 10)
+
+
 def test_coarse_alone_writes_no_other_file(tmp_path: Path) -> None:
     maps = random_maps(np.random.default_rng(0), [1], fine=None, cross=None)
     with writer_for(tmp_path / "cams") as writer:

@@ -17,7 +17,9 @@ from weaksam_d2.artifacts import (
     RunManifest,
     describe_dataset,
     list_outputs,
+    make_peaks,
     merge_cam_stores,
+    merge_manifests,
     merge_prompt_sets,
     merge_proposal_stores,
     part_path,
@@ -26,6 +28,7 @@ from weaksam_d2.artifacts import (
     pending_parts,
     shard_parts,
 )
+from weaksam_d2.artifacts.shards import covered_seconds
 
 IMAGES = 7
 SOURCES = ("coarse", "cross")
@@ -61,6 +64,9 @@ def write_prompts(path: Path, images: range, manifest: RunManifest | None = None
         writer.manifest = manifest
         for i in images:
             n = i % 3
+            peaks = make_peaks(
+                [[i, 1], [2, 3], [4, i]], scores=1, classes=i, heads=0, blocks=i, prompts=[1, 0, 1]
+            )
             prompts = Prompts(
                 points=np.random.default_rng(i).uniform(0, 20, (2 * n, 2)),
                 offsets=np.arange(n + 1) * 2,
@@ -69,6 +75,7 @@ def write_prompts(path: Path, images: range, manifest: RunManifest | None = None
                 sources=np.arange(n),
                 source_names=SOURCES,
                 boxes=[[0, 0, 1, 1], [np.nan] * 4] if i == 5 else None,
+                peaks=peaks if n == 2 else None,
             )
             writer.add(str(i), prompts, (20, 30))
 
@@ -211,3 +218,20 @@ def test_merge_refuses_parts_of_two_runs(tmp_path: Path) -> None:
     write_proposals(tmp_path / "b", range(2, 4), run_manifest(config_sha256="c1"))
     with pytest.raises(ArtifactMismatchError, match="another run"):
         merge_proposal_stores([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
+
+
+def test_time_is_covered_once_by_overlapping_parts_and_not_by_pauses() -> None:
+    # Two ranks from 0 to 10 and 4 to 12; a pause; one part from 20 to 21, another inside it.
+    assert covered_seconds([(20, 21), (0, 10), (4, 12), (20.2, 20.7)]) == 13
+    assert covered_seconds([]) == 0
+
+
+def test_times_of_parts_are_joined(tmp_path: Path) -> None:
+    times = [(100.0, 110.0), (104.0, 112.0)]
+    for p, (start, end) in enumerate(times):
+        seconds = {"started": start, "ended": end, "process": end - start}
+        run_manifest(seconds=seconds).write(tmp_path / f"{p}.json")
+        part_path(tmp_path, p).mkdir()
+        (tmp_path / f"{p}.json").rename(part_path(tmp_path, p) / "manifest.json")
+    whole = merge_manifests([part_path(tmp_path, p) for p in range(2)])
+    assert whole is not None and whole.seconds == {"process": 18.0, "total": 12.0}

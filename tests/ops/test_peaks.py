@@ -6,8 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from weaksam_d2.ops import cluster_points, find_peaks, grid_points, normalize_map
+from weaksam_d2.ops import cluster_members, cluster_points, find_peaks, grid_points, normalize_map
 
 
 def example_map() -> np.ndarray:
@@ -17,13 +20,31 @@ def example_map() -> np.ndarray:
     return cam
 
 
-def slow_peaks(cam: np.ndarray, k: int, t: float, cap: int, metric: str) -> list[tuple[int, int]]:
+def one_of_each_plateau(found: list[tuple[float, int, int]]) -> list[tuple[float, int, int]]:
+    """Of candidates (-value, y, x) that touch, at a corner too, the first in row-major order."""
+    left, kept = sorted(found, key=lambda c: c[1:]), []
+    while left:
+        kept.append(left[0])
+        plateau, new = [], [left.pop(0)]
+        while new:
+            plateau += new
+            new = [
+                c for c in left if any(max(abs(c[1] - y), abs(c[2] - x)) <= 1 for _, y, x in new)
+            ]
+            left = [c for c in left if c not in new]
+    return kept
+
+
+def slow_peaks(
+    cam: np.ndarray, k: int, t: float, cap: int, metric: str, plateau: str = "all"
+) -> list[tuple[int, int]]:
     r = (k if k % 2 else k + 1) // 2
     found = []
     for y, x in np.ndindex(*cam.shape):
         around = cam[max(0, y - r) : y + r + 1, max(0, x - r) : x + r + 1]
         if cam[y, x] >= t and cam[y, x] == around.max():
             found.append((-cam[y, x], y, x))
+    found = one_of_each_plateau(found) if plateau == "first" else found
     kept: list[tuple[int, int]] = []
     for _, y, x in sorted(found)[: cap or None]:
         if metric == "l1":
@@ -56,6 +77,44 @@ def test_peaks_equal_the_slow_rule(metric: str, kernel_size: int, topk: int) -> 
         assert [tuple(p) for p in xy.tolist()] == slow_peaks(cam, kernel_size, 0.5, topk, metric)
         assert score.tolist() == [cam[int(y), int(x)] for x, y in xy]
         assert xy.dtype == score.dtype == np.float32
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    cam=st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
+        lambda shape: arrays(np.int8, shape, elements=st.integers(0, 4))
+    ),
+    kernel_size=st.integers(2, 30),  # odd and even, up to more than the whole map
+    threshold=st.sampled_from([0.25, 0.9, 1.0]),
+    topk=st.integers(0, 6),
+    metric=st.sampled_from(["l1", "l2"]),
+    plateau=st.sampled_from(["all", "first"]),
+)
+def test_peaks_equal_the_slow_rule_on_any_map(
+    cam: np.ndarray, kernel_size: int, threshold: float, topk: int, metric: str, plateau: str
+) -> None:
+    cam = cam.astype(np.float32) / 4
+    xy, _ = find_peaks(
+        cam,
+        kernel_size=kernel_size,
+        threshold=threshold,
+        topk=topk,
+        metric=metric,
+        plateau=plateau,
+    )
+    expected = slow_peaks(cam, kernel_size, threshold, topk, metric, plateau)
+    assert [tuple(p) for p in xy.tolist()] == expected
+
+
+def test_the_papers_kernel_suppresses_up_to_64_pixels_in_a_window_of_129() -> None:
+    cam = np.zeros((1, 400), np.float32)
+    options = {"kernel_size": 128, "metric": "l2", "topk": 0}
+    for distance, found in ((63, 1), (64, 1), (65, 2)):
+        cam[:] = 0
+        cam[0, 100] = cam[0, 100 + distance] = 1
+        assert len(find_peaks(cam, **options)[0]) == found
+        cam[0, 100] = 0.95  # no maximum of its window if the other lies within 64 pixels
+        assert len(find_peaks(cam, **options)[0]) == found
 
 
 def test_a_value_at_the_threshold_is_a_peak() -> None:
@@ -143,6 +202,29 @@ def test_clusters_are_a_fixed_point_of_lloyd_and_ignore_the_order() -> None:
     for i, center in enumerate(centers):
         np.testing.assert_allclose(center, xy[owner == i].mean(0), atol=1e-3)
     np.testing.assert_array_equal(cluster_points(xy[rng.permutation(120)]), centers)
+
+
+def test_each_point_is_told_its_center() -> None:
+    rng = np.random.default_rng(3)
+    xy = rng.integers(0, 60, size=(150, 2)).astype(np.float32)  # some of them equal
+    xy[[5, 40]] = np.nan, np.inf
+    centers, owner = cluster_members(xy)
+    np.testing.assert_array_equal(centers, cluster_points(xy))
+    assert owner.dtype == np.int64 and (owner[[5, 40]] == -1).all()
+    for i, center in enumerate(centers):
+        assert (owner == i).any()
+        np.testing.assert_allclose(center, xy[owner == i].mean(0), atol=1e-3)
+    assert len(np.unique(np.column_stack([xy, owner])[owner >= 0], axis=0)) == len(
+        np.unique(xy[owner >= 0], axis=0)
+    )
+    assert cluster_members(np.zeros((0, 2)))[1].shape == (0,)
+
+
+def test_points_outside_the_sample_go_to_the_nearest_center() -> None:
+    xy = np.random.default_rng(2).random((100, 2)) * 100
+    centers, owner = cluster_members(xy, max_points=40)
+    nearest = ((xy[:, None] - centers[None]) ** 2).sum(-1).argmin(1)
+    np.testing.assert_array_equal(owner, nearest)
 
 
 def test_far_groups_are_all_found() -> None:

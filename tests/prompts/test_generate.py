@@ -80,6 +80,46 @@ def test_without_maps_the_prompt_set_is_the_grid(cfg: CfgNode, tmp_path: Path) -
     assert prompts.grid == {"points_per_side": 32} and len(prompts["a"]) == 0
 
 
+def test_the_peaks_of_clusters_are_stored_with_head_and_block(cfg: CfgNode, tmp_path: Path) -> None:
+    cross = np.zeros((1, 2, 2, 32, 48), np.float32)
+    for head, block in np.ndindex(2, 2):
+        cross[0, head, block, 7 + head, 9] = 1.0
+    maps = CamMaps(
+        (32, 48), np.array([1]), (np.zeros((1, 32, 48)),), cross=(cross,), blocks=(11, 12)
+    )
+    records = [RECORDS[0]]
+    with CamStoreWriter(
+        tmp_path / "cams",
+        class_names=("x", "y"),
+        network="WeakTr",
+        scales=(1.0,),
+        heads=2,
+        blocks=(11, 12),
+    ) as cams:
+        cams.add("b", maps)
+    store = CamStore.open(tmp_path / "cams")
+    for save in (True, False):
+        cfg.WEAKSAM.PROMPTS.CROSS.SAVE_PEAKS = save
+        sources = build_prompt_sources(cfg)
+        names = [s.name for s in sources]
+        path = tmp_path / f"prompts_{save}"
+        with PromptSetWriter(path, source_names=names, grid=None) as writer:
+            generate_prompts(records, sources, cams=store, writer=writer)
+        prompts = PromptSet.open(path)
+        assert prompts["b"].points.tolist() == [[9, 7.5]]
+        assert [names[row] for row in prompts["b"].sources] == ["CrossAttentionPeaks"]
+        peaks = prompts.peaks("b")
+        if not save:
+            assert peaks is None
+            continue
+        assert peaks[["y", "class", "head", "block", "prompt"]].tolist() == [
+            (7, 1, 0, 11, 0),
+            (7, 1, 0, 12, 0),
+            (8, 1, 1, 11, 0),
+            (8, 1, 1, 12, 0),
+        ]
+
+
 def test_an_image_that_the_store_lacks_is_an_error(cfg: CfgNode, tmp_path: Path) -> None:
     store = _store(tmp_path / "cams", fine=False)
     RECORDS.append({"image_id": "other", "height": 32, "width": 48})

@@ -134,6 +134,65 @@ def test_without_clustering_cross_peaks_name_class_head_and_block() -> None:
     assert prompts.heads.tolist() == [1, 2] and prompts.blocks.tolist() == [1, 2]
 
 
+def test_blocks_have_the_numbers_of_the_network() -> None:
+    cross = np.zeros((1, 2, 3, 40, 60), np.float32)
+    cross[0, 1, 2, 7, 8] = 1.0
+    source = CrossAttentionPeaks(settings=PeakSettings(kernel_size=129))
+    prompts = source(RECORD, _cams([4], [_map()], cross=(cross,), blocks=(5, 6, 12)))
+    assert prompts.heads.tolist() == [1] and prompts.blocks.tolist() == [12]
+    with pytest.raises(ValueError, match=r"3 blocks, named are \(5, 6\)"):
+        source(RECORD, _cams([4], [_map()], cross=(cross,), blocks=(5, 6)))
+    coarse = CoarseCAMPeaks(settings=PeakSettings())(
+        RECORD, _cams([4], [_map((3, 3, 1.0))], blocks=(5, 6, 12))
+    )
+    assert coarse.heads.tolist() == coarse.blocks.tolist() == [-1]
+
+
+def test_attention_of_the_whole_image_has_no_class() -> None:
+    cross = np.zeros((1, 1, 1, 40, 60), np.float32)
+    cross[..., 7, 8] = 1.0
+    cams = _cams([4, 6], [_map(), _map()], cross=(cross,), blocks=(12,))
+    prompts = CrossAttentionPeaks(settings=PeakSettings(kernel_size=129))(RECORD, cams)
+    assert prompts.classes.tolist() == [-1] and prompts.blocks.tolist() == [12]
+
+
+def test_a_cluster_carries_the_peaks_it_is_made_of() -> None:
+    cross = np.zeros((2, 5, 1, 40, 60), np.float32)
+    for head in range(5):
+        cross[0, head, 0, 7, 8 + head % 2] = cross[1, head, 0, 30, 50] = 1.0
+    cams = _cams([4, 6], [_map(), _map()], cross=(cross,), blocks=(9,))
+    options = {"kernel_size": 129, "cluster_divisor": 5}
+    prompts = CrossAttentionPeaks(settings=PeakSettings(**options))(RECORD, cams)
+    assert prompts.points.tolist() == pytest.approx(np.array([[8.4, 7], [50, 30]])) or (
+        prompts.points.tolist() == pytest.approx(np.array([[50, 30], [8.4, 7]]))
+    )
+    peaks = prompts.peaks
+    assert peaks["class"].tolist() == [4] * 5 + [6] * 5
+    assert peaks["head"].tolist() == list(range(5)) * 2 and set(peaks["block"]) == {9}
+    for row, center in enumerate(prompts.points):
+        own = peaks[peaks["prompt"] == row]
+        assert len(own) == 5 and len(set(own["class"])) == 1
+        np.testing.assert_allclose(center, [own["x"].mean(), own["y"].mean()], rtol=1e-6)
+    np.testing.assert_array_equal(peaks["score"], 1)
+    bare = CrossAttentionPeaks(settings=PeakSettings(**options, save_peaks=False))(RECORD, cams)
+    assert bare.peaks is None and bare.points.tolist() == prompts.points.tolist()
+    whole = PeakSettings(**options, cluster_truncate=True)
+    cut = CrossAttentionPeaks(settings=whole)(RECORD, cams)
+    assert sorted(cut.points.tolist()) == [[8, 7], [50, 30]]
+
+
+def test_any_source_can_be_clustered_or_joined() -> None:
+    cams = _cams([4], [_map((5, 5, 1.0), (45, 35, 1.0))])
+    source = CoarseCAMPeaks(settings=PeakSettings(cluster_divisor=2))
+    assert _points(source(RECORD, cams)) == [[(25, 20)]]
+    cross = np.zeros((2, 2, 1, 40, 60), np.float32)
+    cross[0, 0, 0, 7, 8] = cross[0, 1, 0, 9, 30] = cross[1, 1, 0, 3, 3] = 1.0
+    joint = CrossAttentionPeaks(settings=PeakSettings(kernel_size=129, joint=True))
+    prompts = joint(RECORD, _cams([4, 6], [_map(), _map()], cross=(cross,)))
+    assert _points(prompts) == [[(8, 7)], [(30, 9)], [(3, 3)], [(8, 7), (30, 9)]]
+    assert prompts.classes.tolist() == [4, 4, 6, 4] and prompts.heads.tolist() == [0, 1, 1, -1]
+
+
 def test_no_cross_peak_gives_no_prompt() -> None:
     cams = _cams([4], [_map()], cross=(np.ones((1, 2, 1, 5, 6), np.float32),))
     source = CrossAttentionPeaks(settings=PeakSettings(kernel_size=129, cluster_divisor=5))

@@ -133,6 +133,34 @@ def test_repeated_boxes_do_not_count_for_the_cap() -> None:
     assert kept.boxes[:, 0].tolist() == [1, 2]
 
 
+def test_nms_across_sources_is_unscored_and_comes_before_the_cap() -> None:
+    # weaksam.md, Sec. 4.3, example (c), its boxes from three sources.
+    def source(*boxes: list[float]) -> Candidates:
+        return Candidates(torch.tensor(boxes), torch.tensor([float(len(boxes))]), torch.ones(1))
+
+    parts = [
+        (0, source([0.0, 0, 100, 100])),
+        (1, source([0.0, 0, 100, 95])),
+        (3, source([0.0, 0, 100, 89])),
+    ]
+    kept, sources = merge_sources(parts, (100, 100), nms=0.9, max_boxes=2)
+    assert kept.boxes[:, 3].tolist() == [100, 89] and sources.tolist() == [0, 3]
+    kept, sources = merge_sources(parts, (100, 100), nms=1.0, max_boxes=0)
+    assert sources.tolist() == [0, 1, 3]  # 1 is off, and so is a cap of 0
+
+
+def test_masks_of_candidates_follow_their_boxes() -> None:
+    boxes, quality, stability = _masks()
+    boxes[0, 1] = NAN
+    kept = filter_masks(boxes, quality, stability, mask_indices=(2, 1), stability_thresh=0.29)
+    assert kept.masks is not None and kept.masks.tolist() == [2, 5]
+    first = _part(7, 3)._replace(masks=torch.tensor([4, 9]))
+    last = _part(3, 2)._replace(masks=torch.tensor([1, 8]))
+    joined, _ = merge_sources([(0, first), (1, last)], (20, 20))
+    assert joined.masks is not None and joined.masks.tolist() == [4, 9, 8]
+    assert merge_sources([(0, first), (1, _part(2))], (20, 20))[0].masks is None
+
+
 def test_nothing_to_join_gives_nothing() -> None:
     kept, sources = merge_sources([], (20, 20))
     assert kept.boxes.shape == (0, 4) and len(sources) == 0

@@ -15,6 +15,7 @@ from weaksam_d2.artifacts.io import (
     ImageId,
     atomic_folder,
     atomic_write,
+    move_folder,
     read_json,
     sha256_file,
     sha256_json,
@@ -26,6 +27,7 @@ from weaksam_d2.artifacts.manifest import (
     describe_input,
     list_outputs,
 )
+from weaksam_d2.artifacts.prompt_peaks import PEAK_DTYPE, make_peaks
 from weaksam_d2.artifacts.prompt_set import Prompts, PromptSet, PromptSetWriter
 from weaksam_d2.artifacts.proposal_store import Proposals, ProposalStore, ProposalStoreWriter
 from weaksam_d2.artifacts.shards import (
@@ -42,6 +44,7 @@ from weaksam_d2.artifacts.shards import (
 )
 
 __all__ = [
+    "PEAK_DTYPE",
     "ArtifactError",
     "ArtifactMismatchError",
     "CamMaps",
@@ -63,10 +66,12 @@ __all__ = [
     "describe_dataset",
     "describe_input",
     "list_outputs",
+    "make_peaks",
     "merge_cam_stores",
     "merge_manifests",
     "merge_prompt_sets",
     "merge_proposal_stores",
+    "move_folder",
     "part_path",
     "part_ranges",
     "parts_root",

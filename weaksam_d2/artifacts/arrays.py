@@ -22,7 +22,8 @@ from weaksam_d2.artifacts.manifest import MANIFEST_NAME, RunManifest, list_outpu
 
 INDEX_NAME = "index.json"
 _MAGIC = b"\x93NUMPY\x01\x00"
-_HEADER_BYTES = 128  # a multiple of 64 with room for every dtype and shape we write
+# A multiple of 64 with room for every shape we write; the names of a structured dtype need more.
+_HEADER_BYTES, _STRUCTURED_HEADER_BYTES = 128, 256
 _BUFFER_BYTES = 1 << 18
 
 Writer = TypeVar("Writer", bound="ArrayFolderWriter")
@@ -31,8 +32,10 @@ Store = TypeVar("Store", bound="ArrayFolder")
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     """Header of format 1.0, of one length for every row count so that it can be rewritten."""
-    text = f"{{'descr': {dtype.str!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
-    room = _HEADER_BYTES - len(_MAGIC) - 2
+    descr = dtype.str if dtype.names is None else dtype.descr
+    text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
+    room = _HEADER_BYTES if dtype.names is None else _STRUCTURED_HEADER_BYTES
+    room -= len(_MAGIC) + 2
     assert len(text) < room
     return _MAGIC + room.to_bytes(2, "little") + (text.ljust(room - 1) + "\n").encode("ascii")
 
@@ -181,7 +184,8 @@ class ArrayFolderWriter:
             self._write_index()
             if self.manifest is not None:
                 folder = self._opened()
-                replace(self.manifest, outputs=list_outputs(folder)).write(folder / MANIFEST_NAME)
+                manifest = self.manifest.stamped()
+                replace(manifest, outputs=list_outputs(folder)).write(folder / MANIFEST_NAME)
 
     def _close(self) -> None:
         for file in self._files.values():

@@ -29,7 +29,8 @@ class CamMaps:
 
     Shapes: classes int64 (m,), contiguous and rising; coarse and fine float32 (m, h, w) for each
     scale; cross (m, heads, blocks, h, w), or one row for the image. ``image_size`` is (height,
-    width); ``gate`` tells whether the classes are the image's tags ("gt") or predicted ("pred").
+    width); ``gate`` tells whether the classes are the image's tags ("gt") or predicted ("pred");
+    ``blocks`` are the numbers, from 1, of the blocks of ``cross`` (empty: 1, 2, …).
     """
 
     image_size: tuple[int, int]
@@ -38,6 +39,7 @@ class CamMaps:
     fine: tuple[Array, ...] | None = None
     cross: tuple[Array, ...] | None = None
     gate: str = "gt"
+    blocks: tuple[int, ...] = ()
 
 
 class CamStoreWriter(ArrayFolderWriter):
@@ -96,6 +98,11 @@ class CamStoreWriter(ArrayFolderWriter):
         classes = self._checked_classes(image_id, maps.classes)
         if maps.gate not in GATES:
             raise ValueError(f"gate of image {image_id!r} must be one of {GATES}: {maps.gate!r}")
+        if maps.blocks and list(maps.blocks) != self._header["blocks"]:
+            raise ValueError(
+                f"cross maps of image {image_id!r} are of blocks {list(maps.blocks)}, expected "
+                f"those of the store: {self._header['blocks']}"
+            )
         checked = {"coarse": self._checked_maps(image_id, "coarse", maps.coarse, len(classes))}
         sides = [values.shape[-2:] for values in checked["coarse"]]
         for kind, given in (("fine", maps.fine), ("cross", maps.cross)):
@@ -207,7 +214,8 @@ class CamStore(ArrayFolder):
         try:
             self.class_names: list[str] = list(self.index["class_names"])
             self.scales: tuple[float, ...] = tuple(self.index["scales"])
-            self._cross_shape = (int(self.index["heads"]), len(self.index["blocks"]))
+            self.blocks: tuple[int, ...] = tuple(int(block) for block in self.index["blocks"])
+            self._cross_shape = (int(self.index["heads"]), len(self.blocks))
             self._gate_names = list(self.index["gates"])
             self._has = frozenset(self.index["has"])
         except KeyError as error:
@@ -265,6 +273,7 @@ class CamStore(ArrayFolder):
             fine=self._read("fine", image) if "fine" in self._has else None,
             cross=self._read("cross", image) if "cross" in self._has else None,
             gate=str(self._gate_names[self._gates[image]]),
+            blocks=self.blocks,
         )
 
     def image_size(self, image_id: ImageId) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Atomic writing of files and folders, hashes and JSON."""
 
+import errno
 import hashlib
 import json
 import os
@@ -106,8 +107,24 @@ def _publish_folder(temporary: Path, path: Path, overwrite: bool) -> None:
         else:
             old.unlink()
     else:
-        os.rename(temporary, path)
+        move_folder(temporary, path)
     _fsync(path.parent)
+
+
+def move_folder(source: Path, target: Path) -> None:
+    """Rename a complete folder within a file system; of several processes the first one wins.
+
+    Raises:
+        FileExistsError: ``target`` exists; ``source`` stays.
+    """
+    _refuse_existing(target, False)
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # it appeared since the check
+            _refuse_existing(target, False)
+        raise
+    _fsync(target.parent)
 
 
 def sha256_file(path: Path) -> str:

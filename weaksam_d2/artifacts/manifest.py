@@ -1,8 +1,9 @@
 """`manifest.json`: what made an artifact, from which inputs, and the hashes of its files."""
 
 import re
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -65,6 +66,19 @@ class RunManifest:
             "dataset": self.dataset,
         }
         return sha256_json(_without_paths(identity))  # as `write` stores it
+
+    def renewed(self, **changes: Any) -> "RunManifest":
+        """A copy of the same identity, created now, without counts, seconds and outputs."""
+        blank: dict[str, Any] = {"counts": {}, "seconds": {}, "outputs": [], "created": _now()}
+        return replace(self, **{**blank, **changes})
+
+    def stamped(self) -> "RunManifest":
+        """A copy that ends now, if ``seconds["started"]`` says when it started (Unix time)."""
+        started, ended = self.seconds.get("started"), time.time()
+        if started is None:
+            return self
+        seconds = {"ended": ended, "process": round(ended - started, 3)}
+        return replace(self, seconds={**self.seconds, **seconds})
 
     def write(self, path: Path) -> None:
         """Write to a file, or as `manifest.json` into a folder; absolute paths are cut.

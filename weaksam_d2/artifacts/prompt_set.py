@@ -15,6 +15,13 @@ from weaksam_d2.artifacts.arrays import (
     check_offsets,
 )
 from weaksam_d2.artifacts.io import Array, ArtifactError, ImageId
+from weaksam_d2.artifacts.prompt_peaks import (
+    PEAK_DTYPE,
+    checked_peaks,
+    join_peaks,
+    peaks_of_image,
+    select_peaks,
+)
 from weaksam_d2.artifacts.proposal_store import checked_boxes
 
 FORMAT = "weaksam_d2.prompts/1"
@@ -31,9 +38,11 @@ class Prompts:
     scores float32 (P,); classes int32 (P,), -1 for none; sources uint8 (P,), rows of
     ``source_names``; heads and blocks int16 (P,), -1 if not applicable (heads from 0, blocks from
     1); boxes float32 (P, 4) XYXY or None, NaN in rows without one. Arrays are cast to these types.
+    ``peaks``: the peaks that clustered prompts are made of, (n,) of ``PEAK_DTYPE``, or None.
 
     Raises:
-        ValueError: lengths disagree, or a source is not a row of ``source_names``.
+        ValueError: lengths disagree, a source is not a row of ``source_names``, or a peak belongs
+            to no prompt.
     """
 
     points: Array
@@ -45,6 +54,7 @@ class Prompts:
     heads: Array | None = None
     blocks: Array | None = None
     boxes: Array | None = None
+    peaks: Array | None = None
 
     def __post_init__(self) -> None:
         points = np.asarray(self.points, dtype=np.float32)
@@ -67,6 +77,8 @@ class Prompts:
             self._set("boxes", np.asarray(self.boxes, dtype=np.float32).reshape(-1, 4))
             if len(self.boxes) != count:
                 raise ValueError(f"boxes must have shape ({count}, 4), got {self.boxes.shape}")
+        if self.peaks is not None:
+            self._set("peaks", checked_peaks(self.peaks, count))
         self._check()
 
     def _set(self, name: str, value: Any) -> None:
@@ -103,12 +115,15 @@ class Prompts:
             offsets=offsets,
             source_names=self.source_names,
             boxes=None if self.boxes is None else self.boxes[rows],
+            peaks=None if self.peaks is None else select_peaks(self.peaks, rows, len(self)),
             **{name: getattr(self, name)[rows] for name in _COLUMNS},
         )
 
     @classmethod
     def concatenate(cls, parts: Sequence["Prompts"]) -> "Prompts":
         """Join prompts of one image; rows without a box get NaN if another part has boxes.
+
+        Peaks of the parts that have some are joined, and follow their prompts.
 
         Raises:
             ValueError: no parts, or their ``source_names`` differ.
@@ -124,11 +139,15 @@ class Prompts:
         if any(part.boxes is not None for part in parts):
             boxes = np.concatenate([part.filled_boxes() for part in parts])
         ends = [part.offsets[1:] + start for part, start in zip(parts, starts[:-1], strict=True)]
+        peaks = None
+        if any(part.peaks is not None for part in parts):
+            peaks = join_peaks([part.peaks for part in parts], [len(part) for part in parts])
         return cls(
             points=np.concatenate([part.points for part in parts]),
             offsets=np.concatenate([[0], *ends]),
             source_names=names,
             boxes=boxes,
+            peaks=peaks,
             **{name: np.concatenate([getattr(p, name) for p in parts]) for name in _COLUMNS},
         )
 
@@ -190,7 +209,7 @@ class PromptSetWriter(ArrayFolderWriter):
             "class_names": list(class_names),
         }
         super().__init__(path, header=header, overwrite=overwrite)
-        self._has_boxes = False
+        self._has_boxes = self._has_peaks = False
 
     def add(self, image_id: ImageId, prompts: Prompts, image_size: tuple[int, int]) -> None:
         """Append the prompts of one image of (height, width); nothing is written if refused.
@@ -209,6 +228,7 @@ class PromptSetWriter(ArrayFolderWriter):
         for name, dtype in _COLUMNS.items():
             self._array(name, dtype).append(getattr(prompts, name))
         self._append_boxes(prompts, before)
+        self._append_peaks(prompts, before)
         self._array("offsets", "i8").append([before + len(prompts)])
         self._array("sizes", "i4", (2,)).append([size])
         self._ids[image_id] = None
@@ -222,7 +242,8 @@ class PromptSetWriter(ArrayFolderWriter):
             self._array(name, dtype)
 
     def _finish(self) -> None:
-        self._header["has"] = ["boxes"] if self._has_boxes else []
+        has = {"boxes": self._has_boxes, "peaks": self._has_peaks}
+        self._header["has"] = [name for name, there in has.items() if there]
 
     def _append_boxes(self, prompts: Prompts, before: int) -> None:
         """The file starts with the first box; the rows before it are filled with NaN then."""
@@ -237,6 +258,15 @@ class PromptSetWriter(ArrayFolderWriter):
         # One NaN for all, whatever its sign was: equal prompts give equal bytes.
         self._array("boxes", "f4", (4,)).append(np.where(np.isnan(boxes), np.nan, boxes))
 
+    def _append_peaks(self, prompts: Prompts, before: int) -> None:
+        if prompts.peaks is None or not len(prompts.peaks):
+            return
+        self._has_peaks = True
+        peaks = prompts.peaks.copy()
+        peaks["image"] = len(self._ids)
+        peaks["prompt"] += before
+        self._array("peaks", PEAK_DTYPE).append(peaks)
+
     def _check(self, image_id: ImageId, prompts: Prompts, size: tuple[int, int]) -> None:
         names = tuple(self._header["source_names"])
         if prompts.source_names != names:
@@ -244,14 +274,9 @@ class PromptSetWriter(ArrayFolderWriter):
                 f"prompts of image {image_id!r} have source_names {prompts.source_names}, "
                 f"expected {names}"
             )
-        x, y = prompts.points.T
-        bad = np.flatnonzero(~((x >= 0) & (x < size[1]) & (y >= 0) & (y < size[0])))
-        if len(bad):
-            row = int(bad[0])
-            raise ValueError(
-                f"point {row} of image {image_id!r} is {prompts.points[row].tolist()}, expected "
-                f"finite 0 <= x < {size[1]} and 0 <= y < {size[0]}"
-            )
+        _check_points(image_id, "point", prompts.points[:, 0], prompts.points[:, 1], size)
+        if prompts.peaks is not None:
+            _check_points(image_id, "peak", prompts.peaks["x"], prompts.peaks["y"], size)
         if not np.isfinite(prompts.scores).all():
             row = int(np.flatnonzero(~np.isfinite(prompts.scores))[0])
             raise ValueError(f"score {row} of image {image_id!r} is {prompts.scores[row]}")
@@ -270,6 +295,16 @@ class PromptSetWriter(ArrayFolderWriter):
         empty = np.flatnonzero(without & (np.diff(prompts.offsets) == 0))
         if len(empty):
             raise ValueError(f"prompt {empty[0]} of image {image_id!r} has neither point nor box")
+
+
+def _check_points(image_id: ImageId, what: str, x: Array, y: Array, size: tuple[int, int]) -> None:
+    bad = np.flatnonzero(~((x >= 0) & (x < size[1]) & (y >= 0) & (y < size[0])))
+    if len(bad):
+        row = int(bad[0])
+        raise ValueError(
+            f"{what} {row} of image {image_id!r} is {[float(x[row]), float(y[row])]}, expected "
+            f"finite 0 <= x < {size[1]} and 0 <= y < {size[0]}"
+        )
 
 
 class PromptSet(ArrayFolder):
@@ -302,6 +337,8 @@ class PromptSet(ArrayFolder):
         self._sizes = np.array(self._npy("sizes", "i4", images, (2,)))
         has_boxes = "boxes" in self.index.get("has", ())
         self._boxes = self._npy("boxes", "f4", rows, (4,)) if has_boxes else None
+        has_peaks = "peaks" in self.index.get("has", ())
+        self._peaks = self._npy("peaks", PEAK_DTYPE) if has_peaks else None
 
     def __getitem__(self, image_id: ImageId) -> Prompts:
         image = self._row(image_id)
@@ -313,10 +350,28 @@ class PromptSet(ArrayFolder):
                 offsets=ends - ends[0],
                 source_names=self.source_names,
                 boxes=None if self._boxes is None else np.array(self._boxes[start:stop]),
+                peaks=self.peaks(image_id),
                 **{name: np.array(values[start:stop]) for name, values in self._columns.items()},
             )
         except ValueError as error:
             raise ArtifactError(f"prompts of image {image_id!r} in {self.path}: {error}") from error
+
+    def peaks(self, image_id: ImageId) -> Array | None:
+        """The peaks before clustering, (n,) of ``PEAK_DTYPE``, or None if none are stored.
+
+        ``prompt`` is the row of the image's prompts that a peak was assigned to.
+        """
+        image = self._row(image_id)
+        if self._peaks is None:
+            return None
+        peaks = peaks_of_image(self._peaks, image)
+        if (peaks["image"] != image).any():
+            raise ArtifactError(
+                f"{self.path / 'peaks.npy'} is not sorted by image (seen at image {image_id!r}): "
+                "the artifact is inconsistent, write it again"
+            )
+        peaks["prompt"] -= int(self._offsets[image])
+        return peaks
 
     def image_size(self, image_id: ImageId) -> tuple[int, int]:
         """(height, width) of one image."""

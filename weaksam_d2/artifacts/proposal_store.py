@@ -15,11 +15,11 @@ from weaksam_d2.artifacts.arrays import (
     check_offsets,
 )
 from weaksam_d2.artifacts.io import Array, ArtifactError, ImageId
+from weaksam_d2.artifacts.rows import RawRows, check_rising, open_npy
 
 FORMAT = "weaksam_d2.proposals/1"
 
 _OPTIONAL = {"scores": "f4", "stability": "f4", "sources": "u1"}
-_CHECK_ROWS = 1 << 20  # boxes checked at a time, to bound memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,10 +200,11 @@ def _checked_masks(
 
 
 class ProposalStore(ArrayFolder):
-    """Proposals of a data set, read only and mapped into memory.
+    """Proposals of a data set, read only, image by image.
 
     ``store[image_id]`` gives `Proposals` whose arrays are copies and may be changed. Opening costs
-    O(images); the store pickles as its path, so every loader worker maps the files itself.
+    O(images), and so does memory, whatever is read; the store pickles as its path, so every loader
+    worker opens the files itself.
     """
 
     format_name = FORMAT
@@ -215,30 +216,39 @@ class ProposalStore(ArrayFolder):
         self.has: frozenset[str] = frozenset(self.index.get("has", ()))
         if unknown := self.has - {*_OPTIONAL, "masks"}:
             raise ArtifactError(f"{index_path} names unknown fields {sorted(unknown)}")
-        self._boxes = self._npy("boxes", "f4", row_shape=(4,))
+        self._boxes = self._rows_of("boxes", "f4", row_shape=(4,))
         rows = len(self._boxes)
         self._offsets = np.array(self._npy("offsets", "i8", images + 1))
         check_offsets(self.path / "offsets.npy", self._offsets, rows, "boxes.npy")
         self._sizes = np.array(self._npy("sizes", "i4", images, (2,)))
         self._columns = {
-            name: self._npy(name, dtype, rows)
+            name: self._rows_of(name, dtype, rows)
             for name, dtype in _OPTIONAL.items()
             if name in self.has
         }
         if "masks" in self.has:
             self._map_masks(rows)
 
+    def _rows_of(
+        self,
+        name: str,
+        dtype: npt.DTypeLike,
+        rows: int | None = None,
+        row_shape: tuple[int, ...] = (),
+    ) -> RawRows:
+        return open_npy(self.path / f"{name}.npy", dtype, rows, row_shape)
+
     def _map_masks(self, rows: int) -> None:
         path = self.path / "masks.bin"
-        self._mask_offsets = self._npy("mask_offsets", "i8", rows + 1)
+        self._mask_offsets = self._rows_of("mask_offsets", "i8", rows + 1)
         length = path.stat().st_size if path.is_file() else -1
-        last = int(self._mask_offsets[-1])
+        last = int(self._mask_offsets[rows : rows + 1][0])
         if length != last:
             found = "is missing" if length < 0 else f"has {length} bytes"
             raise ArtifactError(
                 f"{path} {found}, expected {last} bytes by mask_offsets.npy: write it again"
             )
-        self._mask_data = np.memmap(path, dtype=np.uint8, mode="r")
+        self._mask_data = RawRows(path, np.uint8, (length,))
 
     def __getitem__(self, image_id: ImageId) -> Proposals:
         return self.read(image_id)
@@ -251,9 +261,9 @@ class ProposalStore(ArrayFolder):
         """
         image = self._row(image_id)
         start, stop = int(self._offsets[image]), int(self._offsets[image + 1])
-        columns = {name: np.array(column[start:stop]) for name, column in self._columns.items()}
+        columns = {name: column[start:stop] for name, column in self._columns.items()}
         return Proposals(
-            boxes=np.array(self._boxes[start:stop]),
+            boxes=self._boxes[start:stop],
             image_size=self.image_size(image_id),
             source_names=self.source_names,
             masks=self._read_masks(start, stop) if masks and "masks" in self.has else None,
@@ -276,8 +286,7 @@ class ProposalStore(ArrayFolder):
         """
         problems: list[str] = []
         left = 0
-        for start in range(0, len(self._boxes), _CHECK_ROWS):
-            boxes = np.asarray(self._boxes[start : start + _CHECK_ROWS])
+        for start, boxes in self._boxes.blocks():
             rows = np.arange(start, start + len(boxes))
             images = np.searchsorted(self._offsets, rows, side="right") - 1
             sizes = self._sizes[images]
@@ -294,23 +303,25 @@ class ProposalStore(ArrayFolder):
     def _check_columns(self) -> list[str]:
         problems = []
         sources = self._columns.get("sources")
-        if sources is not None and len(sources) and sources.max() >= len(self.source_names):
+        blocks = () if sources is None else sources.blocks()
+        largest = max((int(part.max()) for _, part in blocks), default=-1)
+        if largest >= len(self.source_names):
             problems.append(
-                f"{self.path / 'sources.npy'} holds {sources.max()}, expected rows of "
+                f"{self.path / 'sources.npy'} holds {largest}, expected rows of "
                 f"source_names {list(self.source_names)}"
             )
         if "masks" in self.has:
             try:
                 length = len(self._mask_data)
                 path = self.path / "mask_offsets.npy"
-                check_offsets(path, self._mask_offsets, length, "masks.bin")
+                check_rising(path, self._mask_offsets, length, "masks.bin")
             except ArtifactError as error:
                 problems.append(str(error))
         return problems
 
     def _read_masks(self, start: int, stop: int) -> tuple[bytes, ...]:
         ends = self._mask_offsets[start : stop + 1].tolist()
-        data = self._mask_data[ends[0] : ends[-1]].tobytes()
+        data = self._mask_data[ends[0] : ends[-1]].tobytes() if ends[0] < ends[-1] else b""
         return tuple(
             data[a - ends[0] : b - ends[0]] for a, b in zip(ends[:-1], ends[1:], strict=True)
         )

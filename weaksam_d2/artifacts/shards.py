@@ -1,6 +1,6 @@
 """Parts of a data set: which are left to do, who does them, and joining them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from weaksam_d2.artifacts.arrays import ArrayFolder
@@ -10,7 +10,7 @@ from weaksam_d2.artifacts.manifest import MANIFEST_NAME, RunManifest
 from weaksam_d2.artifacts.prompt_set import PromptSet, PromptSetWriter
 from weaksam_d2.artifacts.proposal_store import ProposalStore, ProposalStoreWriter
 
-PART_SIZE = 64  # images; the most that a kill can lose
+PART_SIZE = 64  # images, unless --part-size says otherwise; the most that a kill can lose
 
 
 def part_ranges(n: int, size: int = PART_SIZE) -> list[range]:
@@ -108,7 +108,9 @@ def _check_bytes(path: Path, manifest: RunManifest) -> None:
 def merge_manifests(parts: Sequence[Path]) -> RunManifest | None:
     """Manifest of the whole from those of all parts: counts and seconds are added.
 
-    None if no part has one.
+    Of parts that say when they started and ended, ``seconds["total"]`` is the time during which at
+    least one was being made (pauses are not in it, and ranks count once), and
+    ``seconds["process"]`` the sum over all. None if no part has a manifest.
 
     Raises:
         ArtifactMismatchError: two parts differ in identity; gives both hashes.
@@ -119,17 +121,30 @@ def merge_manifests(parts: Sequence[Path]) -> RunManifest | None:
     if len(with_manifest) < len(parts):
         bare = sorted({str(path) for path in parts} - {str(path) for path in with_manifest})
         raise ArtifactError(f"{bare[0]} has no {MANIFEST_NAME}, other parts have one")
-    whole = RunManifest.read(with_manifest[0])
-    for path in with_manifest[1:]:
-        manifest = RunManifest.read(path)
+    manifests = [RunManifest.read(path) for path in with_manifest]
+    whole = manifests[0].renewed(created=max(m.created for m in manifests), parts=len(parts))
+    intervals = []
+    for path, manifest in zip(with_manifest, manifests, strict=True):
         check_identity(path, manifest, whole)
         for name, count in manifest.counts.items():
-            whole.counts[name] = whole.counts.get(name, 0) + count
-        for name, seconds in manifest.seconds.items():
-            whole.seconds[name] = whole.seconds.get(name, 0.0) + seconds
-        whole.created = max(whole.created, manifest.created)
-    whole.parts = len(parts)
+            whole.counts[name] = whole.counts[name] + count if name in whole.counts else count
+        seconds = dict(manifest.seconds)
+        if "ended" in seconds:
+            intervals.append((seconds.pop("started"), seconds.pop("ended")))
+        for name, value in seconds.items():
+            whole.seconds[name] = round(whole.seconds.get(name, 0.0) + value, 3)
+    if intervals:
+        whole.seconds["total"] = round(covered_seconds(intervals), 3)
     return whole
+
+
+def covered_seconds(intervals: Iterable[tuple[float, float]]) -> float:
+    """Length of the union of intervals (start, end): overlaps count once, gaps not at all."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(intervals):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
 
 
 def _open_parts(store: Callable[[Path], ArrayFolder], parts: Sequence[Path]) -> None:

@@ -10,7 +10,7 @@ from scipy.spatial import KDTree
 
 from weaksam_d2.ops.maps import max_pool_same
 
-__all__ = ["cluster_points", "find_peaks", "grid_points"]
+__all__ = ["cluster_members", "cluster_points", "find_peaks", "grid_points"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,12 +68,26 @@ def cluster_points(
     (k, 2); the order of the points does not matter. Raises ValueError if divisor is below 1.
     WeakSAM, Sec. 3.1 (instance-aware prompts).
     """
+    return cluster_members(xy, divisor=divisor, seed=seed, max_points=max_points)[0]
+
+
+def cluster_members(
+    xy: NDArray[np.floating[Any]], *, divisor: int = 5, seed: int = 0, max_points: int = 20000
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Cluster points as :func:`cluster_points` does, and tell where each of them went.
+
+    Returns the centers float32 (k, 2) and int64 (n,), for each point the row of its center: the
+    nearest one, also for points that were left out of the sample; -1 for a point that is not
+    finite. Raises ValueError if divisor is below 1.
+    """
     if divisor < 1:
         raise ValueError(f"divisor must be at least 1, got {divisor}")
-    points = np.asarray(xy, dtype=np.float64).reshape(-1, 2)
-    points = points[np.isfinite(points).all(axis=1)]
+    given = np.asarray(xy, dtype=np.float64).reshape(-1, 2)
+    finite = np.isfinite(given).all(axis=1)
+    owner = np.full(len(given), -1, np.int64)
+    points = given[finite]
     if len(points) == 0:
-        return np.zeros((0, 2), np.float32)
+        return np.zeros((0, 2), np.float32), owner
     rng = np.random.default_rng(seed)
     points = points[np.lexsort((points[:, 0], points[:, 1]))]
     if len(points) > max_points:
@@ -82,7 +96,9 @@ def cluster_points(
     distinct, counts = np.unique(points, axis=0, return_counts=True)
     k = min(max(1, len(points) // divisor), len(distinct))
     centers = _k_means(distinct, counts.astype(np.float64), k, rng)
-    return centers.astype(np.float32)
+    # The last step of k-means again, so equal points have one center whatever their order.
+    owner[finite] = KDTree(centers).query(given[finite])[1]
+    return centers.astype(np.float32), owner
 
 
 def grid_points(h: int, w: int, s: int) -> NDArray[np.float32]:

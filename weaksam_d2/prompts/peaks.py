@@ -2,16 +2,16 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import configurable
 
-from weaksam_d2.artifacts import CamMaps, Prompts
+from weaksam_d2.artifacts import CamMaps, Prompts, make_peaks
 from weaksam_d2.ops.maps import iter_fused_maps
-from weaksam_d2.ops.peaks import cluster_points, find_peaks
+from weaksam_d2.ops.peaks import cluster_members, find_peaks
 
 from .build import PROMPT_SOURCE_REGISTRY
 
@@ -30,7 +30,9 @@ class PeakSettings:
 
     kernel_size in pixels; threshold of the normalized map; topk candidates for each map; joint:
     one more prompt for each class with all of its peaks; cluster_divisor: k-means with n //
-    divisor centers over all peaks of the image, 0: none; max_points before clustering.
+    divisor centers over all peaks of the image, 0: none; cluster_truncate: centers are cut to
+    whole pixels; max_points before clustering; save_peaks: the prompts of clusters carry the
+    peaks that they are made of.
     """
 
     kernel_size: int = 17
@@ -41,7 +43,9 @@ class PeakSettings:
     joint: bool = False
     cluster_divisor: int = 0
     cluster_seed: int = 0
+    cluster_truncate: bool = False
     max_points: int = 20000
+    save_peaks: bool = True
 
     def __post_init__(self) -> None:
         for key, value, allowed in (
@@ -66,16 +70,23 @@ class PeakSettings:
 
 @dataclass(frozen=True)
 class _Peaks:
-    """Peaks of many maps: xy (n, 2) in original pixels, scores, and the map's row of each."""
+    """Peaks of many maps: xy (n, 2) in original pixels, score and origin of each.
+
+    classes, heads (from 0) and blocks (from 1) are -1 where they do not apply.
+    """
 
     xy: np.ndarray
     scores: np.ndarray
-    rows: np.ndarray
+    classes: np.ndarray
+    heads: np.ndarray
+    blocks: np.ndarray
 
 
 class CAMPeaks:
     """Peaks of one kind of activation map; the base of the registered sources.
 
+    Each peak is a prompt with its class, and with head and block of an attention map; or the
+    peaks of an image are clustered (``CLUSTER_DIVISOR``), and a prompt is a center without class.
     An image whose maps of this kind are absent gets no prompts, which is logged once.
     """
 
@@ -119,9 +130,12 @@ class CAMPeaks:
             )
         if maps[0].shape[0] == 0:
             return _single_points(self.name, np.zeros((0, 2), np.float32))
-        return self._prompts(cams, maps, self._peaks(maps, size))
+        peaks = self._peaks(cams, maps, size)
+        if self.settings.cluster_divisor:
+            return self._centers(peaks, size)
+        return self._singles(peaks)
 
-    def _peaks(self, maps: tuple[np.ndarray, ...], size: tuple[int, int]) -> _Peaks:
+    def _peaks(self, cams: CamMaps, maps: tuple[np.ndarray, ...], size: tuple[int, int]) -> _Peaks:
         """Peaks of each map (the leading dimensions flattened), in the order of the maps."""
         settings, working = self.settings, size
         if max(size) > _MAX_SIDE:
@@ -142,15 +156,41 @@ class CAMPeaks:
             rows.append(np.full(len(score), row, np.int64))
         ratio = np.array([size[1] / working[1], size[0] / working[0]], np.float32)
         xy = np.concatenate(points).astype(np.float32) * ratio
-        return _Peaks(xy, np.concatenate(scores).astype(np.float32), np.concatenate(rows))
+        origin = _origin(cams, maps[0].shape[:-2], np.concatenate(rows))
+        return _Peaks(xy, np.concatenate(scores).astype(np.float32), *origin)
 
-    def _prompts(self, cams: CamMaps, maps: tuple[np.ndarray, ...], peaks: _Peaks) -> Prompts:
+    def _singles(self, peaks: _Peaks) -> Prompts:
         """Single points, then joint prompts, each in the order of the classes."""
-        classes = np.asarray(cams.classes)
-        singles = _single_points(self.name, peaks.xy, peaks.scores, classes[peaks.rows])
+        singles = replace(
+            _single_points(self.name, peaks.xy, peaks.scores, peaks.classes),
+            heads=peaks.heads,
+            blocks=peaks.blocks,
+        )
         if not self.settings.joint:
             return singles
-        return Prompts.concatenate([singles, _joint_prompts(self.name, peaks, classes)])
+        return Prompts.concatenate([singles, _joint_prompts(self.name, peaks)])
+
+    def _centers(self, peaks: _Peaks, size: tuple[int, int]) -> Prompts:
+        settings = self.settings
+        centers, owner = cluster_members(
+            peaks.xy,
+            divisor=settings.cluster_divisor,
+            seed=settings.cluster_seed,
+            max_points=settings.max_points,
+        )
+        centers = np.trunc(centers) if settings.cluster_truncate else centers
+        prompts = _single_points(self.name, np.clip(centers, 0, (size[1] - 1, size[0] - 1)))
+        if not settings.save_peaks:
+            return prompts
+        members = make_peaks(
+            peaks.xy,
+            scores=peaks.scores,
+            classes=peaks.classes,
+            heads=peaks.heads,
+            blocks=peaks.blocks,
+            prompts=owner,
+        )
+        return replace(prompts, peaks=members)
 
 
 @PROMPT_SOURCE_REGISTRY.register()
@@ -169,37 +209,29 @@ class FineCAMPeaks(CAMPeaks):
 
 @PROMPT_SOURCE_REGISTRY.register()
 class CrossAttentionPeaks(CAMPeaks):
-    """Cluster centers of the peaks of all cross-attention maps of an image.
-
-    Without clustering (``CLUSTER_DIVISOR`` 0) each peak is a prompt with its class and head.
-    """
+    """Cluster centers of the peaks of all cross-attention maps of an image."""
 
     name, node, kind = "CrossAttentionPeaks", "CROSS", "cross"
 
-    def _prompts(self, cams: CamMaps, maps: tuple[np.ndarray, ...], peaks: _Peaks) -> Prompts:
-        settings = self.settings
-        if settings.cluster_divisor:
-            centers = cluster_points(
-                peaks.xy,
-                divisor=settings.cluster_divisor,
-                seed=settings.cluster_seed,
-                max_points=settings.max_points,
-            )
-            height, width = cams.image_size
-            return _single_points(self.name, np.clip(centers, 0, (width - 1, height - 1)))
-        num_rows, num_heads, num_blocks = maps[0].shape[:3]
-        classes = np.asarray(cams.classes) if num_rows == len(cams.classes) else np.array([-1])
-        return Prompts(
-            points=peaks.xy,
-            offsets=np.arange(len(peaks.xy) + 1, dtype=np.int64),
-            scores=peaks.scores,
-            classes=classes[peaks.rows // (num_heads * num_blocks)].astype(np.int32),
-            sources=np.zeros(len(peaks.xy), np.uint8),
-            source_names=(self.name,),
-            heads=(peaks.rows // num_blocks % num_heads).astype(np.int16),
-            # NOTE: the place among the stored blocks, from 1; the store's index has their numbers.
-            blocks=(peaks.rows % num_blocks + 1).astype(np.int16),
-        )
+
+def _origin(
+    cams: CamMaps, leading: tuple[int, ...], rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Class, head and block of flattened maps, whose leading dimensions are (class, head, block).
+
+    Raises:
+        ValueError: the maps of an image have another number of blocks than it names.
+    """
+    index = np.unravel_index(rows, leading)
+    # Attention of the whole image has one row, which belongs to no class.
+    classes = np.asarray(cams.classes) if leading[0] == len(cams.classes) else np.array([-1])
+    if len(leading) == 1:
+        none = np.full(len(rows), -1, np.int16)
+        return classes[index[0]], none, none
+    blocks = np.array(cams.blocks or range(1, leading[2] + 1))
+    if len(blocks) != leading[2]:
+        raise ValueError(f"cross maps have {leading[2]} blocks, named are {cams.blocks}")
+    return classes[index[0]], index[1], blocks[index[2]]
 
 
 def _fused(
@@ -223,21 +255,21 @@ def _single_points(
     )
 
 
-def _joint_prompts(name: str, peaks: _Peaks, classes: np.ndarray) -> Prompts:
+def _joint_prompts(name: str, peaks: _Peaks) -> Prompts:
     """For each class of two or more peaks a prompt of all of them, scored by the best.
 
     NOTE: a class of one peak has none: it would be the single prompt again, which the released
     code decodes twice (weaksam.md, Sec. 3.4).
     """
-    members = [np.flatnonzero(peaks.rows == row) for row in range(len(classes))]
-    rows = [row for row, member in enumerate(members) if len(member) > 1]
-    joined = [members[row] for row in rows]
+    classes, counts = np.unique(peaks.classes, return_counts=True)  # they rise within an image
+    classes = classes[counts > 1]
+    joined = [np.flatnonzero(peaks.classes == cls) for cls in classes]
     points = np.concatenate([np.zeros((0, 2), np.float32), *(peaks.xy[j] for j in joined)])
     return Prompts(
         points=points,
         offsets=np.cumsum([0, *(len(j) for j in joined)], dtype=np.int64),
         scores=np.array([peaks.scores[j].max() for j in joined], np.float32),
-        classes=classes[rows].astype(np.int32),
-        sources=np.zeros(len(rows), np.uint8),
+        classes=classes.astype(np.int32),
+        sources=np.zeros(len(joined), np.uint8),
         source_names=(name,),
     )

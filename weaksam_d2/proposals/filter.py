@@ -14,15 +14,20 @@ __all__ = ["Candidates", "FilterSettings", "clean_boxes", "filter_masks", "merge
 
 
 class Candidates(NamedTuple):
-    """Boxes of masks: float boxes (n, 4) XYXY absolute, predicted IoU (n,), stability (n,)."""
+    """Boxes of masks: float boxes (n, 4) XYXY absolute, predicted IoU (n,), stability (n,).
+
+    ``masks``: int64 (n,), which mask each box is of, or None where nobody asks.
+    """
 
     boxes: Tensor
     quality: Tensor
     stability: Tensor
+    masks: Tensor | None = None
 
     def select(self, index: Tensor) -> "Candidates":
         """The rows of an int64 or bool index."""
-        return Candidates(self.boxes[index], self.quality[index], self.stability[index])
+        masks = None if self.masks is None else self.masks[index]
+        return Candidates(self.boxes[index], self.quality[index], self.stability[index], masks)
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,16 @@ class FilterSettings:
 
     def __call__(self, boxes: Tensor, quality: Tensor, stability: Tensor) -> Candidates:
         """Thresholds, then NMS, of one source's masks (see :func:`filter_masks`)."""
-        kept = filter_masks(
+        kept = self.passing(boxes, quality, stability)
+        if self.nms >= 1 or not len(kept.boxes):
+            return kept
+        if self.by_quality:
+            return kept.select(nms(kept.boxes, kept.quality, self.nms))
+        return kept.select(unscored_nms(kept.boxes, self.nms))
+
+    def passing(self, boxes: Tensor, quality: Tensor, stability: Tensor) -> Candidates:
+        """Thresholds alone."""
+        return filter_masks(
             boxes,
             quality,
             stability,
@@ -56,11 +70,6 @@ class FilterSettings:
             quality_thresh=self.quality,
             stability_thresh=self.stability,
         )
-        if self.nms >= 1 or not len(kept.boxes):
-            return kept
-        if self.by_quality:
-            return kept.select(nms(kept.boxes, kept.quality, self.nms))
-        return kept.select(unscored_nms(kept.boxes, self.nms))
 
 
 def filter_masks(
@@ -74,7 +83,8 @@ def filter_masks(
 ) -> Candidates:
     """The boxes of P prompts' M masks that pass, prompt by prompt, masks in the order given.
 
-    boxes: float (P, M, 4), NaN where the mask is empty; quality and stability: float (P, M).
+    boxes: float (P, M, 4), NaN where the mask is empty; quality and stability: float (P, M). The
+    result's ``masks`` are rows of the P * M masks.
     Kept are masks of mask_indices that are not empty, with predicted IoU above quality_thresh
     and stability of at least stability_thresh; a threshold of 0 is off (the models predict
     values below 0 too). A stability of 0/0 (NaN) fails a threshold.
@@ -94,6 +104,9 @@ def filter_masks(
         boxes[:, indices].flatten(0, 1),
         quality[:, indices].flatten(),
         stability[:, indices].flatten(),
+        torch.arange(stability.numel(), device=boxes.device)
+        .view_as(stability)[:, indices]
+        .flatten(),
     )
     keep = ~rows.boxes.isnan().any(dim=1)
     if quality_thresh > 0:
@@ -104,12 +117,13 @@ def filter_masks(
 
 
 def clean_boxes(
-    boxes: Tensor, size: tuple[int, int], *, step: float, max_boxes: int
+    boxes: Tensor, size: tuple[int, int], *, step: float, max_boxes: int, nms: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Clip, drop degenerate and repeated boxes, cap; -> (boxes (n, 4), index into the input).
+    """Clip, drop degenerate and repeated boxes, NMS, cap; -> (boxes (n, 4), index into the input).
 
     Boxes that are equal after rounding to step pixels (0: no such rule) are repeated, the first
-    one stays; beyond max_boxes the last ones go.
+    one stays. nms: boxes whose IoU with an earlier one is above it go (1: off). Beyond max_boxes
+    the last ones go (0: no limit).
 
     Source: weaksam.md, Sec. 4.4.
     """
@@ -120,7 +134,11 @@ def clean_boxes(
     if step > 0 and len(boxes):
         first = deduplicate(boxes, step)
         boxes, index = boxes[first], index[first]
-    return boxes[:max_boxes], index[:max_boxes]
+    if nms < 1 and len(boxes):
+        kept = unscored_nms(boxes, nms)
+        boxes, index = boxes[kept], index[kept]
+    count = max_boxes or len(boxes)
+    return boxes[:count], index[:count]
 
 
 def merge_sources(
@@ -129,20 +147,25 @@ def merge_sources(
     *,
     step: float = 1 / 16,
     max_boxes: int = 2000,
+    nms: float = 1.0,
 ) -> tuple[Candidates, Tensor]:
     """Join (source row, candidates) pairs in their order; -> (candidates, sources uint8 (n,)).
 
-    There is no NMS across sources. The cap takes from the end: cross first, then fine, coarse
-    and grid. Boxes are cleaned as in :func:`clean_boxes`.
+    Boxes are cleaned as in :func:`clean_boxes`: nms acts across the sources, an earlier source
+    wins; the cap takes from the end: cross first, then fine, coarse and grid.
 
     Source: weaksam.md, Sec. 4.4.
     """
     if not parts:
         empty = Candidates(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0))
         return empty, torch.zeros(0, dtype=torch.uint8)
-    columns = [part for _, part in parts]
-    joined = Candidates(*(torch.cat(column) for column in zip(*columns, strict=True)))
+    masks = [part.masks for _, part in parts if part.masks is not None]
+    joined = Candidates(
+        torch.cat([part.boxes for _, part in parts]),
+        torch.cat([part.quality for _, part in parts]),
+        torch.cat([part.stability for _, part in parts]),
+        torch.cat(masks) if len(masks) == len(parts) else None,
+    )
     rows = [torch.full((len(part.boxes),), row, dtype=torch.uint8) for row, part in parts]
-    boxes, index = clean_boxes(joined.boxes, size, step=step, max_boxes=max_boxes)
-    kept = joined.select(index)
-    return Candidates(boxes, kept.quality, kept.stability), torch.cat(rows)[index.cpu()]
+    boxes, index = clean_boxes(joined.boxes, size, step=step, max_boxes=max_boxes, nms=nms)
+    return joined.select(index)._replace(boxes=boxes), torch.cat(rows)[index.cpu()]
