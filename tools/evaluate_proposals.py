@@ -1,73 +1,72 @@
-"""Recall of a proposal store on the annotated twin of its data set; nothing is trained.
+"""Recall of proposal stores on the annotated twin of their data set; nothing is trained.
 
 Example:
     python tools/evaluate_proposals.py --config-file configs/pipelines/voc07_mist.yaml \
         --input output/voc07/proposals --output output/voc07/proposals_recall.json --check
+    python tools/evaluate_proposals.py --config-file configs/pipelines/voc07_mist.yaml \
+        --input WeakSAM=output/voc07/proposals "Selective Search=output/voc07/selective_search" \
+        --by-source --equal-count --output output/voc07/table.json TEST.BOOTSTRAP 1000
 
-Prints and writes recall with one proposal for each object (one2one, the paper's figure), with the
-best proposal (any), average recall, and the mean number of boxes of an image. --check looks at
-every stored box first.
+Prints a table and writes figures (JSON) and curves (--plot, SVG unless named otherwise): recall
+with one proposal for each object (one2one, the paper's figure) and with the best proposal (any),
+average recall, the mean number of boxes, by size and class, with the first 250, 1000 and 2000
+boxes. --by-source divides a store as the paper's Table 4: dense only, + fine, + coarse, + cross,
+then each source alone. --equal-count also gives the others only as many boxes of an image as the
+first store has there. TEST.BOOTSTRAP asks for 95 % intervals over images, also of the difference
+to the first store. Difficult objects count (--without-difficult leaves them out), crowds never
+do. --check looks at every stored box first.
 """
 
 import argparse
-from typing import Any
 
-import numpy as np
-from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 
-from weaksam_d2.artifacts import ProposalStore, write_json
-from weaksam_d2.engine.cli import run_command, setup, stage_argument_parser
+from weaksam_d2.artifacts import write_json
+from weaksam_d2.engine.cli import run_command, setup
 from weaksam_d2.engine.dataset_choice import single_dataset
-from weaksam_d2.engine.figures import annotated_records
-from weaksam_d2.evaluation import average_recall, compute_recall, store_boxes
+from weaksam_d2.engine.proposal_tables import (
+    compare_stores,
+    finish_store_flags,
+    open_stores,
+    plot_recall,
+    rounded,
+    stores_argument_parser,
+)
+from weaksam_d2.evaluation import table_rows
 from weaksam_d2.projects import add_all_configs
-
-COUNTS = (100, 1000)  # of AR@N
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line; ``--input`` is the artifact ``proposals/``."""
-    parser = stage_argument_parser(__doc__ or "")
-    parser.add_argument("--dataset", default="", help="default: the only one of DATASETS.TRAIN")
-    parser.add_argument("--check", action="store_true", help="check every box of the store")
+    """The command line; ``--input`` are artifacts ``proposals/``."""
+    parser = stores_argument_parser(__doc__ or "")
+    parser.add_argument("--by-source", action="store_true", help="rows of the paper's Table 4")
+    parser.add_argument("--without-difficult", action="store_true", help="VOC's difficult objects")
+    parser.add_argument("--check", action="store_true", help="check every box of the stores")
     args = parser.parse_args()
-    if args.input is None or not args.input.is_dir():
-        parser.error(f"--input {args.input} is not a folder with proposals")
-    if args.output.exists() and not args.overwrite:
-        parser.error(f"--output {args.output} exists; replace it with --overwrite")
+    finish_store_flags(parser, args)
     return args
 
 
-def evaluate(store: ProposalStore, cfg: Any, dataset: str) -> dict[str, dict[str, float]]:
-    """Figures in percent by kind; one that is not defined (no object) is absent."""
-    records = annotated_records(dataset)
-    if not records:
-        raise ValueError(
-            f"data set {dataset} has no annotated twin; set evaluation_name in its metadata "
-            f"(now {MetadataCatalog.get(dataset).get('evaluation_name', '')!r})"
-        )
-    objects, boxes = store_boxes(store, records)
-    ious = cfg.TEST.RECALL_IOUS
-    figures = {match: compute_recall(objects, boxes, ious, match) for match in ("one2one", "any")}
-    figures["average_recall"] = average_recall(objects, boxes, COUNTS)
-    return {
-        kind: {name: round(float(v), 2) for name, v in row.items() if np.isfinite(v)}
-        for kind, row in figures.items()
-    }
-
-
 def main(args: argparse.Namespace) -> None:
-    """Print the table and write it as JSON."""
+    """Print the table, write it as JSON and draw it."""
     cfg = setup(args, add_all_configs)
-    store = ProposalStore.open(args.input)
-    problems = store.check() if args.check else []
-    if problems:
-        raise ValueError("\n".join([f"{args.input} has bad proposals", *problems]))
-    figures = evaluate(store, cfg, single_dataset(cfg, args.dataset))
-    write_json(args.output, {"proposals": figures})
-    rows = [(kind, name, value) for kind, row in figures.items() for name, value in row.items()]
-    print(tabulate(rows, headers=("matching", "figure", "percent (per_image: boxes)")))
+    table, settings, facts = compare_stores(
+        open_stores(args.input, check=args.check),
+        single_dataset(cfg, args.dataset),
+        cfg,
+        ids_file=args.ids,
+        by_source=args.by_source,
+        equal_count=args.equal_count,
+        difficult=not args.without_difficult,
+    )
+    first = rounded(next(iter(table.values())))
+    compatible = {kind: first[kind] for kind in ("one2one", "any", "average_recall")}
+    write_json(args.output, {"proposals": compatible, "table": rounded(table), "facts": facts})
+    if facts["objects"]:
+        plot_recall(args.plot, table, title=f"{facts['dataset']}, {facts['images']} images")
+    headers, rows = table_rows(table, settings)
+    print(tabulate(rows, headers=headers, disable_numparse=True))
+    print(", ".join(f"{name}: {value}" for name, value in facts.items()))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from weaksam_d2.artifacts import CamMaps, Prompts, Proposals
+from weaksam_d2.artifacts import CamMaps, Prompts, Proposals, make_peaks
 from weaksam_d2.visualization import (
     class_color,
     draw_boxes,
@@ -118,6 +118,37 @@ def test_prompts_are_painted_where_they_are():
     assert (
         near(named, class_color(1))[:40, :80].sum() > near(picture, class_color(1))[:40, :80].sum()
     )
+
+
+def test_clusters_show_the_peaks_they_are_made_of():
+    peaks = make_peaks(
+        [[10, 30], [30, 30], [70, 50]],
+        scores=1,
+        classes=[0, 1, 1],
+        heads=[0, 2, 2],
+        blocks=[5, 5, 6],
+        prompts=[0, 0, 1],
+    )
+    prompts = Prompts(
+        points=np.float32([[20, 30], [70, 50]]),
+        offsets=np.arange(3),
+        scores=np.ones(2),
+        classes=np.int32([-1, -1]),
+        sources=np.uint8([0, 0]),
+        source_names=("CrossAttentionPeaks",),
+        peaks=peaks,
+    )
+    picture = draw_prompts(IMAGE, prompts, side=320)
+    assert near(picture[116:128, 36:48], class_color(0)).any()
+    assert near(picture[116:128, 116:128], class_color(1)).any()
+    assert near(picture[118:126, 50:70], class_color(0)).any()  # joined to the center
+    blocks = draw_prompts(IMAGE, prompts, by="block", side=320)
+    assert near(blocks[116:128, 36:48], class_color(5)).any()
+    assert near(blocks[:90, :120], class_color(6)).sum() > 200  # the legend
+    sources = draw_prompts(IMAGE, prompts, by="source", side=320)
+    assert near(sources, class_color(0)).sum() > 1000
+    with pytest.raises(ValueError, match="class, source, head, block, got 'value'"):
+        draw_prompts(IMAGE, prompts, by="value")
 
 
 def test_activation_maps_lie_beside_each_other():

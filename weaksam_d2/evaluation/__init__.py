@@ -1,10 +1,11 @@
 """Figures about proposals, detections and image tags."""
 
-from weaksam_d2.evaluation.bootstrap import bootstrap_interval
+from weaksam_d2.evaluation.bootstrap import bootstrap_interval, bootstrap_intervals
 from weaksam_d2.evaluation.build import build_evaluator
 from weaksam_d2.evaluation.coco import CocoBoxEvaluator, compute_coco_ap
 from weaksam_d2.evaluation.collect import DetectionEvaluator, Detections, GroundTruth
 from weaksam_d2.evaluation.corloc import CorLocEvaluator, compute_corloc
+from weaksam_d2.evaluation.coverage import Coverage, counted_objects, measure_coverage
 from weaksam_d2.evaluation.detections_writer import DetectionsWriter, detection_entries
 from weaksam_d2.evaluation.failures import Failure, find_failures
 from weaksam_d2.evaluation.multilabel import MultilabelEvaluator, compute_multilabel_ap
@@ -19,12 +20,20 @@ from weaksam_d2.evaluation.recall import (
     recall_groups,
     store_boxes,
 )
+from weaksam_d2.evaluation.recall_table import (
+    RecallSettings,
+    measure_views,
+    recall_table,
+    table_rows,
+)
+from weaksam_d2.evaluation.store_views import StoreView, first_boxes, source_views
 from weaksam_d2.evaluation.voc import ClassMatches, WeakVOCEvaluator, compute_voc_ap, match_classes
 
 __all__ = [
     "ClassMatches",
     "CocoBoxEvaluator",
     "CorLocEvaluator",
+    "Coverage",
     "DetectionEvaluator",
     "Detections",
     "DetectionsWriter",
@@ -32,22 +41,32 @@ __all__ = [
     "GroundTruth",
     "MultilabelEvaluator",
     "ProposalRecallEvaluator",
+    "RecallSettings",
+    "StoreView",
     "WeakVOCEvaluator",
     "average_recall",
     "bootstrap_interval",
+    "bootstrap_intervals",
     "build_evaluator",
     "compute_coco_ap",
     "compute_corloc",
     "compute_multilabel_ap",
     "compute_recall",
     "compute_voc_ap",
+    "counted_objects",
     "covered_iou",
     "detection_entries",
     "evaluate_store",
     "find_failures",
+    "first_boxes",
     "match_classes",
+    "measure_coverage",
+    "measure_views",
     "recall_by_count",
     "recall_curve",
     "recall_groups",
+    "recall_table",
+    "source_views",
     "store_boxes",
+    "table_rows",
 ]

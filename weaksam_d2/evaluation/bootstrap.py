@@ -1,4 +1,4 @@
-"""Confidence intervals of a figure over the images of a split."""
+"""Confidence intervals of figures over the images of a split."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from weaksam_d2.ops import bootstrap_indices
 
-__all__ = ["bootstrap_interval"]
+__all__ = ["bootstrap_interval", "bootstrap_intervals"]
 
 
 def bootstrap_interval(
@@ -26,17 +26,46 @@ def bootstrap_interval(
     Raises:
         ValueError: for fewer than two resamples or a level outside (0, 1).
     """
+    low, high = bootstrap_intervals(
+        lambda counts: np.array([figure(counts)]),
+        num_images,
+        resamples=resamples,
+        seed=seed,
+        level=level,
+    )
+    return float(low[0]), float(high[0])
+
+
+def bootstrap_intervals(
+    figures: Callable[[np.ndarray], np.ndarray],
+    num_images: int,
+    *,
+    resamples: int,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`bootstrap_interval` of F figures on the same resamples.
+
+    ``figures`` takes int64 (I,) and returns float64 (F,). Returns (low (F,), high (F,)).
+
+    Raises:
+        ValueError: as `bootstrap_interval`.
+    """
     if resamples < 2 or not 0 < level < 1:
         raise ValueError(
             f"an interval needs 2 or more resamples and a level in (0, 1), got {resamples}, {level}"
         )
-    values = []
-    for rows in bootstrap_indices(num_images, resamples, seed):
-        value = figure(np.bincount(rows, minlength=num_images) if num_images else rows)
-        if np.isfinite(value):
-            values.append(value)
-    if not values:
-        return float("nan"), float("nan")
+    values = np.array(
+        [
+            figures(np.bincount(rows, minlength=num_images) if num_images else rows)
+            for rows in bootstrap_indices(num_images, resamples, seed)
+        ],
+        np.float64,
+    )
     tail = 50 * (1 - level)
-    low, high = np.percentile(values, [tail, 100 - tail])
-    return float(low), float(high)
+    low, high = np.full((2, values.shape[1]), np.nan)
+    for column in range(values.shape[1]):
+        finite = values[np.isfinite(values[:, column]), column]
+        if len(finite):
+            low[column], high[column] = np.percentile(finite, [tail, 100 - tail])
+    return low, high

@@ -25,12 +25,12 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_MATCHERS = {"one2one": one2one_recall_iou, "any": best_iou}
+MATCHERS = {"one2one": one2one_recall_iou, "any": best_iou}
 # COCO's limits of small and medium objects, square pixels.
 _SMALL, _MEDIUM = 32.0**2, 96.0**2
 # The same limits as a share of an image of COCO's usual 640 x 480 pixels.
 _TYPICAL_IMAGE = 640.0 * 480.0
-_AR_IOUS = np.arange(50, 100, 5) / 100
+AR_IOUS = np.arange(50, 100, 5) / 100
 _BLOCK = 10_000  # proposals of one image whose IoU is held in memory at once
 
 
@@ -45,8 +45,8 @@ def covered_iou(
     Raises:
         ValueError: for another ``match`` or sequences of different length.
     """
-    if match not in _MATCHERS:
-        raise ValueError(f"recall matching must be one of {sorted(_MATCHERS)}, got {match!r}")
+    if match not in MATCHERS:
+        raise ValueError(f"recall matching must be one of {sorted(MATCHERS)}, got {match!r}")
     if len(gt_boxes) != len(proposals):
         raise ValueError(
             f"objects of {len(gt_boxes)} images but proposals of {len(proposals)}; give one entry "
@@ -54,13 +54,18 @@ def covered_iou(
         )
     parts = [np.zeros(0)]
     for objects, boxes in zip(gt_boxes, proposals, strict=True):
-        objects, boxes = np.reshape(objects, (-1, 4)), np.reshape(boxes, (-1, 4))
-        blocks = [
-            iou_matrix(objects, boxes[start : start + _BLOCK])
-            for start in range(0, max(len(boxes), 1), _BLOCK)
-        ]
-        parts.append(_MATCHERS[match](np.concatenate(blocks, axis=1)))
+        parts.append(MATCHERS[match](blocked_iou(objects, boxes)))
     return np.concatenate(parts)
+
+
+def blocked_iou(objects: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """IoU float64 (g, n) of XYXY boxes, computed in blocks so that temporaries stay small."""
+    objects, boxes = np.reshape(objects, (-1, 4)), np.reshape(boxes, (-1, 4))
+    blocks = [
+        iou_matrix(objects, boxes[start : start + _BLOCK])
+        for start in range(0, max(len(boxes), 1), _BLOCK)
+    ]
+    return np.concatenate(blocks, axis=1)
 
 
 def _recall(covered: np.ndarray, iou: float) -> float:
@@ -68,7 +73,8 @@ def _recall(covered: np.ndarray, iou: float) -> float:
     return 100 * float((covered >= iou).mean()) if len(covered) else float("nan")
 
 
-def _key(iou: float) -> str:
+def recall_key(iou: float) -> str:
+    """The name of a recall: ``recall50`` at IoU 0.5."""
     return f"recall{round(100 * iou):02d}"
 
 
@@ -87,7 +93,7 @@ def compute_recall(
     covered = covered_iou(gt_boxes, proposals, match=match)
     if not len(covered):
         logger.warning("the split has no object: its recall is not defined")
-    figures = {_key(iou): _recall(covered, iou) for iou in ious}
+    figures = {recall_key(iou): _recall(covered, iou) for iou in ious}
     counts = [len(boxes) for boxes in proposals]
     figures["per_image"] = float(np.mean(counts)) if counts else float("nan")
     return figures
@@ -104,13 +110,16 @@ def recall_groups(
     """Recall of small, medium and large objects and of each class, in percent.
 
     ``covered`` comes from the boxes of ``truth``, in the same order. Sizes are COCO's (32² and
-    96² square pixels), or with ``relative`` the same shares of a 640 x 480 image. Keys are
-    ``recall50_small`` … and ``recall50-<class>``; a group without objects is NaN.
+    96² square pixels) of the box, or with ``relative`` the same shares of a 640 x 480 image.
+    Keys are ``recall50_small`` … and ``recall50-<class>``; a group without objects is NaN.
+    ValueError if the lengths differ or a size that is needed is not known.
     """
     areas = [
         np.prod(one.boxes[:, 2:] - one.boxes[:, :2], axis=1, dtype=np.float64) for one in truth
     ]
     if relative:
+        if not all(one.size[0] * one.size[1] for one in truth):
+            raise ValueError("relative sizes need the height and width of every record")
         areas = [
             area * _TYPICAL_IMAGE / (one.size[0] * one.size[1])
             for area, one in zip(areas, truth, strict=True)
@@ -126,7 +135,7 @@ def recall_groups(
     }
     groups |= {f"-{name}": classes == cls for cls, name in enumerate(class_names)}
     return {
-        _key(iou) + name: _recall(covered[group], iou)
+        recall_key(iou) + name: _recall(covered[group], iou)
         for iou in ious
         for name, group in groups.items()
     }
@@ -139,7 +148,7 @@ def average_recall(
     figures = {}
     for count in counts:
         covered = covered_iou(gt_boxes, [boxes[:count] for boxes in proposals], match="one2one")
-        figures[f"AR@{count}"] = float(np.mean([_recall(covered, iou) for iou in _AR_IOUS]))
+        figures[f"AR@{count}"] = float(np.mean([_recall(covered, iou) for iou in AR_IOUS]))
     return figures
 
 

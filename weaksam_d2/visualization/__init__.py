@@ -11,9 +11,13 @@ from weaksam_d2.visualization.draw import (
     draw_proposals,
     draw_pseudo_gt,
 )
+from weaksam_d2.visualization.plots import PLOT_FORMATS, Bars, Lines, write_plots
 from weaksam_d2.visualization.report import write_report
 
 __all__ = [
+    "PLOT_FORMATS",
+    "Bars",
+    "Lines",
     "Panel",
     "Report",
     "Series",
@@ -27,5 +31,6 @@ __all__ = [
     "draw_proposals",
     "draw_pseudo_gt",
     "line_chart",
+    "write_plots",
     "write_report",
 ]

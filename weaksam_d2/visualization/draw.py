@@ -221,39 +221,85 @@ def draw_prompts(
     prompts: Prompts,
     *,
     class_names: Sequence[str] = (),
+    by: str = "class",
     side: int = _SIDE,
 ) -> np.ndarray:
-    """Draw point and box prompts, colored by class (white without one).
+    """Draw point and box prompts and the peaks they are made of, colored by class.
 
-    Points of a joint prompt are joined to their center. ``class_names`` adds a legend. Returns
+    Points of a joint prompt are joined to their center; the peaks of a cluster are small and
+    joined to its point. ``by``: what colors tell, "class", "source", "head" or "block" (white
+    where it does not apply). A legend names them, classes if ``class_names`` are given. Returns
     RGB uint8, ``side`` pixels long.
+
+    Raises:
+        ValueError: for another ``by``.
     """
+    colors, peak_colors = _prompt_groups(prompts, by)
     canvas = _Canvas(image, side)
     axes = canvas.output.ax
+    if prompts.peaks is not None:
+        for peak, group in zip(prompts.peaks, peak_colors, strict=True):
+            center = prompts.points[prompts.offsets[peak["prompt"]]]
+            color = class_color(int(group))
+            line = np.array([(peak["x"], peak["y"]), center]) + 0.5
+            axes.plot(line[:, 0], line[:, 1], "-", color=color, linewidth=1.0, zorder=3)
+            _dot(canvas, line[:1], color, 8.0, above=True)
     for row in range(len(prompts)):
         points = prompts.points[prompts.offsets[row] : prompts.offsets[row + 1]]
-        color = class_color(int(prompts.classes[row]))
+        color = class_color(int(colors[row]))
         if len(points) > 1:
             for point in points:
                 line = np.stack([point, points.mean(axis=0)])
                 axes.plot(line[:, 0], line[:, 1], "--", color=color, linewidth=2.0, zorder=3)
+        large = prompts.classes[row] >= 0 or prompts.peaks is not None
         # Peaks are pixel indices; half a pixel more is that pixel's center.
-        size = 17.0 if prompts.classes[row] >= 0 else 7.0
-        axes.plot(
-            points[:, 0] + 0.5,
-            points[:, 1] + 0.5,
-            "o",
-            color=color,
-            markersize=size * canvas.unit,
-            markeredgecolor="black",
-            markeredgewidth=0.8,
-            zorder=5,
-        )
+        _dot(canvas, points + 0.5, color, 17.0 if large else 7.0)
         if prompts.boxes is not None and np.isfinite(prompts.boxes[row]).all():
             canvas.box(prompts.boxes[row], color, width=2.4, style="-")
-    present = sorted({int(c) for c in prompts.classes if 0 <= c < len(class_names)})
-    canvas.legend([(class_names[index], class_color(index)) for index in present])
+    present = np.unique(np.concatenate([colors, peak_colors])).tolist()
+    names = {"class": class_names, "source": prompts.source_names}.get(by)
+    if names is None:
+        names = [f"{by} {group}" for group in range(max(present, default=-1) + 1)]
+    canvas.legend([(names[g], class_color(g)) for g in present if 0 <= g < len(names)])
     return canvas.image()
+
+
+def _dot(
+    canvas: _Canvas,
+    points: np.ndarray,
+    color: Sequence[float],
+    size: float,
+    *,
+    above: bool = False,
+) -> None:
+    """Filled circles at (n, 2) image positions, ``size`` pixels of the figure wide."""
+    canvas.output.ax.plot(
+        points[:, 0],
+        points[:, 1],
+        "o",
+        color=color,
+        markersize=size * canvas.unit,
+        markeredgecolor="black",
+        markeredgewidth=0.8,
+        zorder=6 if above else 5,
+    )
+
+
+def _prompt_groups(prompts: Prompts, by: str) -> tuple[np.ndarray, np.ndarray]:
+    """int64 (P,) and (peaks,): what colors the prompts and their peaks, -1 for nothing."""
+    columns = {
+        "class": prompts.classes,
+        "source": prompts.sources,
+        "head": prompts.heads,
+        "block": prompts.blocks,
+    }
+    if by not in columns:
+        raise ValueError(f"prompts are colored by {', '.join(columns)}, got {by!r}")
+    groups = np.asarray(columns[by], np.int64)
+    if prompts.peaks is None:
+        return groups, np.zeros(0, np.int64)
+    of_peaks = groups[prompts.peaks["prompt"]] if by == "source" else prompts.peaks[by]
+    return groups, np.asarray(of_peaks, np.int64)
 
 
 def draw_cams(
