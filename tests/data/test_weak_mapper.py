@@ -11,6 +11,7 @@ import pytest
 import torch
 from detectron2.data import transforms as T
 
+from weaksam_d2.artifacts import ProposalStoreWriter
 from weaksam_d2.data import DamagedImageError, ImageLabelMapper, WeakDatasetMapper
 from weaksam_d2.data.weak_mapper import usable_boxes
 
@@ -181,3 +182,36 @@ def test_the_classifier_mapper_needs_no_proposals(weak_cfg: Any, record: dict[st
     assert mapped["image"].shape == (3, 48, 64)
     assert mapped["image_labels"].tolist() == [1, 4]
     assert "proposals" not in mapped
+
+
+def test_stored_scores_follow_their_boxes(
+    proposal_store: Callable[..., str], record: dict[str, Any], tmp_path: Path
+) -> None:
+    boxes = np.array(BOXES, dtype=np.float32)
+    scores = np.array([0.9, 0.8, 0.7, 0.6, np.nan], dtype=np.float32)
+    with ProposalStoreWriter(tmp_path / "scored") as writer:
+        writer.add("a", boxes, scores=scores, image_size=(60, 80))
+    options: dict[str, Any] = {
+        "augmentations": [T.Resize((30, 40))],
+        "image_format": "RGB",
+        "precomputed_proposal_topk": 100,
+        "min_side": 4,
+        "objectness": True,
+    }
+    mapper = WeakDatasetMapper(True, proposal_stores=[str(tmp_path / "scored")], **options)
+    found = mapper(record)["proposals"].objectness  # without the duplicate and the sliver
+    assert found.tolist() == pytest.approx([0.9, 0.8, 0.0])
+    unscored = WeakDatasetMapper(True, proposal_stores=[proposal_store({"a": BOXES})], **options)
+    with pytest.raises(ValueError, match="OBJECTNESS_SCALE needs scores.*image 'a'"):
+        unscored(record)
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_other_label_sets_pass_where_labels_do(
+    make: Any, record: dict[str, Any], is_train: bool
+) -> None:
+    mapped = make(is_train=is_train)({**record, "negative_labels": [2, 3], "unknown_labels": []})
+    assert ("negative_labels" in mapped) == ("unknown_labels" in mapped) == is_train
+    if is_train:
+        assert mapped["negative_labels"].tolist() == [2, 3]
+        assert mapped["unknown_labels"].dtype == torch.int64

@@ -6,6 +6,7 @@ from weaksam_d2.data.build import (
     prepare_datasets,
     weak_records,
 )
+from weaksam_d2.data.classification_mapper import ClassificationMapper
 from weaksam_d2.data.datasets import (
     register_coco_evaluation,
     register_coco_weak,
@@ -27,6 +28,7 @@ from weaksam_d2.data.weak_mapper import (
 
 __all__ = [
     "DATASET_MAPPER_REGISTRY",
+    "ClassificationMapper",
     "DamagedImageError",
     "ImageLabelMapper",
     "WeakDatasetMapper",

@@ -30,6 +30,7 @@ DATASET_MAPPER_REGISTRY.__doc__ = """
 Dataset mappers that ``INPUT.MAPPER_NAME`` may name; called as ``NAME(cfg, is_train)``.
 """
 
+_EXTRA_LABELS = ("negative_labels", "unknown_labels")  # optional in a record
 _FORBIDDEN_KEYS = ("annotations", "sem_seg_file_name", "pan_seg_file_name", "instances")
 # Rounding of the float32 files may put a clipped box this far outside of its image (pixels).
 _TOLERANCE = 0.01
@@ -51,6 +52,13 @@ def usable_boxes(
     Raises:
         ValueError: wrong shape, a non-finite value, or a box outside of the image.
     """
+    return _usable(boxes, image_size, min_side=min_side, where=where)[0]
+
+
+def _usable(
+    boxes: np.ndarray, image_size: tuple[int, int], *, min_side: float, where: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The proposals of :func:`usable_boxes` and their rows (m,) in the given ones."""
     height, width = image_size
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"proposals of {where} must have shape (n, 4), got {boxes.shape}")
@@ -66,17 +74,19 @@ def usable_boxes(
         )
     boxes = np.clip(boxes, 0, limits)
     sides = boxes[:, 2:] - boxes[:, :2]
-    boxes = boxes[(sides >= min_side).all(axis=1)]
-    _, first = np.unique(boxes, axis=0, return_index=True)
-    return boxes[np.sort(first)]
+    large = np.flatnonzero((sides >= min_side).all(axis=1))
+    _, first = np.unique(boxes[large], axis=0, return_index=True)
+    rows = large[np.sort(first)]
+    return boxes[rows], rows
 
 
 @DATASET_MAPPER_REGISTRY.register()
 class ImageLabelMapper(DatasetMapper):
     """Map a weak record to image and image-level classes, for classifiers.
 
-    Adds ``image_labels`` (int64 tensor of contiguous classes) to detectron2's ``image``
-    (C, H, W uint8), ``height``, ``width``, ``image_id``, ``file_name``.
+    Adds ``image_labels`` (int64 tensor of contiguous classes), and ``negative_labels`` and
+    ``unknown_labels`` if the record has them, to detectron2's ``image`` (C, H, W uint8),
+    ``height``, ``width``, ``image_id``, ``file_name``.
     """
 
     @configurable
@@ -120,10 +130,18 @@ class ImageLabelMapper(DatasetMapper):
         labels = record.pop("image_labels", None)
         if labels is None and self.keep_labels:
             raise ValueError(f"the record of {where} has no image_labels; use a weak data set")
+        extra = {key: record.pop(key) for key in _EXTRA_LABELS if key in record}
         with damaged_image_is_named(record["file_name"]):
-            mapped: dict[str, Any] = super().__call__(record)
+            mapped = self.map_image(record)
         if self.keep_labels:
             mapped["image_labels"] = torch.as_tensor(list(labels or ()), dtype=torch.int64)
+            for key, classes in extra.items():
+                mapped[key] = torch.as_tensor(list(classes), dtype=torch.int64)
+        return mapped
+
+    def map_image(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Read and transform the image of a record without labels; may change the record."""
+        mapped: dict[str, Any] = super().__call__(record)
         return mapped
 
 
@@ -134,6 +152,8 @@ class WeakDatasetMapper(ImageLabelMapper):
     Adds ``proposals`` (``Instances`` with ``proposal_boxes`` in pixels of the resized image and
     ``objectness_logits`` = -row) to what :class:`ImageLabelMapper` gives. Row order and count are
     those of the file after :func:`usable_boxes`; an image without any gets one full-image box.
+    With ``objectness`` the proposals have a field of that name, their stored scores (0 for a
+    proposal without one).
     """
 
     @configurable
@@ -144,6 +164,7 @@ class WeakDatasetMapper(ImageLabelMapper):
         precomputed_proposal_topk: int,
         min_side: float = 20,
         proposal_stores: Sequence[str] = (),
+        objectness: bool = False,
         **kwargs: Any,
     ) -> None:
         """Make a mapper.
@@ -153,10 +174,12 @@ class WeakDatasetMapper(ImageLabelMapper):
             min_side: pixels of the original image.
             proposal_stores: folders searched for an image whose record names no
                 ``proposal_file``; opened when first needed, in each worker.
+            objectness: give the stored scores; an image with proposals and none is an error.
         """
         super().__init__(is_train, precomputed_proposal_topk=precomputed_proposal_topk, **kwargs)
         self.min_side = min_side
         self.proposal_stores = tuple(str(store) for store in proposal_stores)
+        self.objectness = objectness
         self.full_image_count = 0
         self._opened: dict[str, ProposalStore] = {}
 
@@ -172,6 +195,7 @@ class WeakDatasetMapper(ImageLabelMapper):
             "precomputed_proposal_topk": cfg.DATASETS[f"PRECOMPUTED_PROPOSAL_TOPK_{mode}"],
             "min_side": cfg.MODEL.WSOD.MIN_SIDE,
             "proposal_stores": [f for f in dict.fromkeys(files) if not f.endswith(".pkl")],
+            "objectness": cfg.MODEL.WSOD.OBJECTNESS_SCALE,
         }
 
     def __getstate__(self) -> dict[str, Any]:
@@ -188,14 +212,16 @@ class WeakDatasetMapper(ImageLabelMapper):
         record = dict(dataset_dict)
         where = f"image '{record.get('image_id')}'"
         size = (record["height"], record["width"])
-        boxes = usable_boxes(self._read_boxes(record), size, min_side=self.min_side, where=where)
+        given, scores = self._read_boxes(record)
+        boxes, rows = _usable(given, size, min_side=self.min_side, where=where)
+        objectness = self._objectness(scores, rows, where)
         if len(boxes) > self.proposal_topk:
             raise ValueError(
                 f"{where} has {len(boxes)} proposals, DATASETS.PRECOMPUTED_PROPOSAL_TOPK_* allows "
                 f"{self.proposal_topk} and would cut them silently; raise it (100000)"
             )
         if not len(boxes):
-            boxes = self._full_image_box(where, size)
+            boxes, objectness = self._full_image_box(where, size), np.zeros(1, dtype=np.float32)
         record["proposal_boxes"] = boxes
         record["proposal_bbox_mode"] = BoxMode.XYXY_ABS
         record["proposal_objectness_logits"] = rank_logits(len(boxes))
@@ -205,7 +231,19 @@ class WeakDatasetMapper(ImageLabelMapper):
                 f"{where}: {len(boxes) - len(mapped['proposals'])} proposals have no area after "
                 f"the resize to {mapped['proposals'].image_size}; raise MODEL.WSOD.MIN_SIDE"
             )
+        if self.objectness:
+            mapped["proposals"].objectness = torch.from_numpy(objectness)
         return mapped
+
+    def _objectness(self, scores: Any, rows: np.ndarray, where: str) -> np.ndarray:
+        if not self.objectness or not len(rows):
+            return np.zeros(len(rows), dtype=np.float32)
+        if scores is None:
+            raise ValueError(
+                f"MODEL.WSOD.OBJECTNESS_SCALE needs scores, the proposals of {where} have none; "
+                "use a proposal store with scores, or set it to False"
+            )
+        return np.nan_to_num(np.asarray(scores, dtype=np.float32)[rows], nan=0.0)
 
     def _full_image_box(self, where: str, size: tuple[int, int]) -> np.ndarray:
         self.full_image_count += 1
@@ -213,13 +251,16 @@ class WeakDatasetMapper(ImageLabelMapper):
             logger.info("%s has no usable proposal: full-image box (logged once)", where)
         return np.array([[0, 0, size[1], size[0]]], dtype=np.float32)
 
-    def _read_boxes(self, record: dict[str, Any]) -> np.ndarray:
-        """Pop the record's own proposals (detectron2's way) or read those of its store."""
+    def _read_boxes(self, record: dict[str, Any]) -> tuple[np.ndarray, Any]:
+        """Pop the record's own proposals (detectron2's way) or read those of its store.
+
+        Returns boxes (n, 4) and their scores (n,), None if there are none.
+        """
         if "proposal_boxes" in record:
-            del record["proposal_objectness_logits"]
+            scores = record.pop("proposal_objectness_logits")
             boxes = np.asarray(record.pop("proposal_boxes"), dtype=np.float32).reshape(-1, 4)
             mode = record.pop("proposal_bbox_mode")
-            return np.asarray(BoxMode.convert(boxes, mode, BoxMode.XYXY_ABS))
+            return np.asarray(BoxMode.convert(boxes, mode, BoxMode.XYXY_ABS)), scores
         named = record.pop("proposal_file", "")
         candidates = (named,) if named else self.proposal_stores
         image_id = str(record["image_id"])
@@ -231,7 +272,8 @@ class WeakDatasetMapper(ImageLabelMapper):
             )
         if len(found) > 1:
             raise ValueError(f"image '{image_id}' is in several proposal stores: {found}")
-        return np.asarray(self._open(found[0])[image_id].boxes)
+        stored = self._open(found[0])[image_id]
+        return np.asarray(stored.boxes), stored.scores
 
     def _open(self, path: str) -> ProposalStore:
         if path not in self._opened:
