@@ -58,6 +58,43 @@ def test_clamp_bounds_the_loss() -> None:
     assert no_clamp.item() == 100  # the floor of the logarithm
 
 
+def test_unknown_classes_have_no_term() -> None:
+    """phi (.8, .4, .1), y (1, 0, 0), the third unknown (extras.md, Sec. 5)."""
+    phi = torch.tensor([0.8, 0.4, 0.1], requires_grad=True)
+    labels, known = torch.tensor([1, 0, 0]), torch.tensor([True, True, False])
+    mean = image_level_loss(phi, labels, known=known, reduce="mean")
+    assert mean.item() == pytest.approx(0.366985, abs=1e-6)
+    total = image_level_loss(phi, labels, known=known)
+    assert total.item() == pytest.approx(2 * mean.item())
+    mean.backward()
+    assert phi.grad is not None and phi.grad[2] == 0
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean"])
+def test_if_all_is_unknown_the_loss_is_zero_with_a_graph(reduce: str) -> None:
+    phi = torch.tensor([0.8, 0.4], requires_grad=True)
+    known = torch.zeros(2, dtype=torch.bool)
+    loss = image_level_loss(phi, torch.tensor([1, 0]), known=known, reduce=reduce)
+    loss.backward()
+    assert loss.item() == 0
+    assert phi.grad is not None and not phi.grad.any()
+
+
+def test_images_of_a_batch_are_judged_one_by_one() -> None:
+    generator = torch.Generator().manual_seed(5)
+    phi, labels = torch.rand(4, 3, generator=generator), torch.eye(4, 3)
+    known = torch.rand(4, 3, generator=generator) > 0.3
+    for reduce in ("sum", "mean"):
+        alone = [
+            image_level_loss(p, y, known=k, reduce=reduce)
+            for p, y, k in zip(phi, labels, known, strict=True)
+        ]
+        together = image_level_loss(phi, labels, known=known, reduce=reduce)
+        torch.testing.assert_close(together, torch.stack(alone))
+    with pytest.raises(ValueError, match="known"):
+        image_level_loss(phi, labels, known=known[0])
+
+
 def test_block_is_float32_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         scores = mil_scores(CLASS_LOGITS.bfloat16(), DETECTION_LOGITS.bfloat16())

@@ -198,6 +198,54 @@ def test_half_overlap_is_foreground() -> None:
     assert assign_to_seeds(boxes, seeds, num_classes=9).labels.tolist() == [4, 9]
 
 
+def test_foreground_may_have_to_lie_above_the_threshold() -> None:
+    seeds = Seeds(torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([4]), torch.tensor([0.3]))
+    boxes = torch.tensor([[0.0, 0, 10, 5], [0, 0, 10, 5.1]])
+    assert assign_to_seeds(boxes, seeds, num_classes=9, fg_strict=True).labels.tolist() == [9, 4]
+
+
+@pytest.mark.parametrize("entries", [1, 1 << 24])
+def test_mist_with_many_candidates_equals_the_slow_rule(
+    monkeypatch: pytest.MonkeyPatch, entries: int
+) -> None:
+    monkeypatch.setattr("weaksam_d2.ops.seeds._MAX_IOU_ENTRIES", entries)
+    monkeypatch.setattr("weaksam_d2.ops.seeds._FIRST_RANKS", 3)
+    boxes, scores = random_case(60, 3, 8)
+    seeds = mist(boxes, scores, torch.tensor([2, 0]), top_fraction=1.0)
+    expected = slow_mist(boxes, scores, [0, 2], 60, "all_prior")
+    assert seeds.boxes.tolist() == [boxes[r].tolist() for _, r in expected]
+    assert seeds.classes.tolist() == [c for c, _ in expected]
+
+
+def test_the_logarithm_may_be_shifted_and_the_norm_count_weights() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 0.0], [-9.0, 30.0]])
+    labels, weights = torch.tensor([0, 1, 0]), torch.tensor([0.5, 1.0, 0.0])
+    p = logits.softmax(1)
+    expected = -(0.5 * (p[0, 0] + 0.1).log() + (p[1, 1] + 0.1).log())
+    loss = weighted_ce(logits, labels, weights, log_eps=0.1)
+    torch.testing.assert_close(loss, expected / 3)
+    by_weights = weighted_ce(logits, labels, weights, log_eps=0.1, norm="weights")
+    torch.testing.assert_close(by_weights, expected / 2)
+    with pytest.raises(ValueError, match="'images'"):
+        weighted_ce(logits, labels, weights, norm="images")
+
+
+def test_no_weight_at_all_is_zero_and_not_a_quotient_of_zeros() -> None:
+    logits = torch.randn(3, 2, requires_grad=True)
+    loss = weighted_ce(logits, torch.zeros(3, dtype=torch.int64), torch.zeros(3), norm="weights")
+    loss.backward()
+    assert loss.item() == 0
+
+
+def test_permuting_proposals_permutes_the_assignment() -> None:
+    boxes, scores = random_case(30, 2, 9)
+    seeds = mist(boxes, scores, torch.tensor([0, 1]))
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
+    given = assign_to_seeds(boxes, seeds, num_classes=2)
+    moved = assign_to_seeds(boxes[order], seeds, num_classes=2)
+    assert all(torch.equal(a[order], b) for a, b in zip(given, moved, strict=True))
+
+
 def test_without_seeds_all_is_background_and_the_loss_zero_with_a_graph() -> None:
     none = Seeds(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
     labels, weights, index = assign_to_seeds(FAR, none, num_classes=2)

@@ -84,6 +84,27 @@ def test_labels_out_of_range_are_refused(model: WSODRCNN, sample: Sample) -> Non
         model.train()([sample(BOXES, [3])])
 
 
+def test_open_labels_leave_unknown_classes_out_of_the_image_loss(
+    wsod_cfg: CfgNode, sample: Sample
+) -> None:
+    wsod_cfg.MODEL.WSOD.DROPOUT = 0.0
+    losses = []
+    for open_labels, negative in ((False, []), (True, [1, 2]), (True, [1]), (True, [])):
+        wsod_cfg.MODEL.WSOD.OPEN_LABELS = open_labels
+        torch.manual_seed(0)
+        model = build_model(wsod_cfg).train()
+        given = {**sample(BOXES, [0]), "image": torch.zeros(3, 64, 64, dtype=torch.uint8)}
+        given["negative_labels"] = torch.tensor(negative, dtype=torch.int64)
+        losses.append(model([given])["loss_mil"].item())
+    assert losses[0] == losses[1] > losses[2] > losses[3]
+
+
+def test_a_class_in_two_sets_is_refused(model: WSODRCNN, sample: Sample) -> None:
+    given = {**sample(BOXES, [1]), "negative_labels": [1]}
+    with pytest.raises(ValueError, match="'a' has class 1 in image_labels and in negative_labels"):
+        model.train()([given])
+
+
 def test_the_label_filter_cuts_absent_classes(wsod_cfg: CfgNode, sample: Sample) -> None:
     wsod_cfg.MODEL.WSOD.TEST_LABEL_FILTER = True
     model = build_model(wsod_cfg).eval()

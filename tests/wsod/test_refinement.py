@@ -19,8 +19,10 @@ def seed(*scores: float) -> Seeds:
 
 def test_the_example_of_the_specification() -> None:
     logits = torch.zeros(3, 2)  # both classes: cross entropy ln 2
-    loss = WeightedCrossEntropy()(logits, BOXES, seed(0.6))
+    loss = WeightedCrossEntropy(log_eps=0.0)(logits, BOXES, seed(0.6))
     assert loss.item() == pytest.approx(0.6 * log(2))
+    shifted = WeightedCrossEntropy(log_eps=1e-6)(logits, BOXES, seed(0.6))
+    assert shifted.item() == pytest.approx(-0.6 * log(0.5 + 1e-6))
 
 
 def test_the_foreground_learns_its_class_and_the_rest_background() -> None:

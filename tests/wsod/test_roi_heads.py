@@ -11,7 +11,9 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from weaksam_d2.ops import encode_boxes, pairwise_iou
 from weaksam_d2.wsod import (
+    ImageTags,
     MILOutputLayers,
     RefinementBranch,
     TopScoring,
@@ -54,12 +56,23 @@ def test_losses_have_their_names_and_reach_every_parameter(wsod_cfg: CfgNode) ->
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
+HEADS: dict[str, dict[str, Any]] = {
+    "wsddn": {"NUM_REFINEMENTS": 0},
+    "oicr": {},
+    "classic": {"SEED_MINER": "TopScoring", "REFINE_NORM": "weights", "ROI_WEIGHT": "image"},
+    "pcl": {"REFINEMENT_LOSS": "PCL"},
+    "mist": {"SEED_MINER": "MIST", "REGRESSION": "class_specific", "BACKGROUND_COLUMN": True},
+    "agnostic": {"REGRESSION": "class_agnostic", "LOG_EPS": 0.0},
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("boxes", [[], BOXES[:1], BOXES])
 @pytest.mark.parametrize("labels", [[], [0], [0, 2]])
 def test_every_parameter_has_a_gradient_whatever_is_missing(
-    wsod_cfg: CfgNode, boxes: list[list[float]], labels: list[int]
+    wsod_cfg: CfgNode, boxes: list[list[float]], labels: list[int], kind: str
 ) -> None:
-    heads = make_heads(wsod_cfg).train()
+    heads = make_heads(wsod_cfg, **HEADS[kind]).train()
     target = torch.tensor(labels, dtype=torch.int64)
     _, losses = heads(None, make_features(1), [make_proposals(boxes)], [target])
     sum(losses.values()).backward()
@@ -135,6 +148,134 @@ def test_branches_without_a_miner_are_refused() -> None:
             mil=MILOutputLayers(8, num_classes=3),
             refinement=[RefinementBranch(8, num_classes=3)],
         )
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_permuting_proposals_changes_no_loss(wsod_cfg: CfgNode, kind: str) -> None:
+    heads = make_heads(wsod_cfg, DROPOUT=0.0, INIT_STD=1.0, **HEADS[kind]).train()
+    target = [torch.tensor([0, 2])]
+    _, given = heads(None, make_features(1), [make_proposals(BOXES)], target)
+    moved = [BOXES[i] for i in (2, 0, 3, 1)]
+    _, other = heads(None, make_features(1), [make_proposals(moved)], target)
+    for name, loss in given.items():
+        torch.testing.assert_close(other[name], loss, msg=name)
+
+
+def test_box_losses_have_their_names_and_factors(wsod_cfg: CfgNode) -> None:
+    heads = make_heads(
+        wsod_cfg, DROPOUT=0.0, REGRESSION="class_specific", SEED_MINER="TopScoring"
+    ).train()
+    args = (None, make_features(1), [make_proposals(BOXES)], [torch.tensor([1])])
+    _, plain = heads(*args)
+    assert list(plain) == [
+        "loss_mil",
+        *(f"loss_{part}_{k}" for k in (1, 2, 3) for part in ("refine", "box_reg")),
+    ]
+    heads.first_branch_weight, heads.regression_weight = 3.0, 2.0
+    _, weighted = heads(*args)
+    assert plain["loss_box_reg_1"] > 0
+    ratios = [(weighted[n] / plain[n]).item() for n in ("loss_box_reg_1", "loss_box_reg_2")]
+    assert ratios == pytest.approx([6.0, 2.0])
+
+
+def test_the_box_loss_is_the_formula_over_foreground_proposals(wsod_cfg: CfgNode) -> None:
+    """One seed, K = 1: the sum of w x smooth L1 over the foreground, over all proposals."""
+    heads = make_heads(
+        wsod_cfg, DROPOUT=0.0, NUM_REFINEMENTS=1, REGRESSION="class_specific", INIT_STD=0.3,
+        SEED_MINER="TopScoring",
+    ).train()  # fmt: skip
+    proposals, features = make_proposals(BOXES), make_features(1)
+    _, losses = heads(None, features, [proposals], [torch.tensor([1])])
+    rows = heads.region_features(features, [proposals])
+    scores = heads.mil(rows, [4])[0].detach()
+    seed = int(scores[:, 1].argmax())
+    iou = pairwise_iou(proposals.proposal_boxes.tensor, proposals.proposal_boxes.tensor)[seed]
+    deltas, total = heads.refinement[0].box_deltas(rows), 0.0
+    for r in range(4):
+        if iou[r] >= 0.5:
+            target = encode_boxes(torch.tensor(BOXES[seed]), torch.tensor(BOXES[r]))
+            gap = (deltas[r, 1] - target).abs()
+            cost = torch.where(gap < 1, 0.5 * gap**2, gap - 0.5).sum()
+            total += scores[seed, 1].item() * cost.item() / 4
+    assert total > 0
+    assert losses["loss_box_reg_1"].item() == pytest.approx(total, rel=1e-4)
+
+
+def test_boxes_are_decoded_from_the_mean_of_the_branches(wsod_cfg: CfgNode) -> None:
+    """Deltas 1, 2 and 3 for the center of a box 10 wide: 2 / 10 x 10 = 2 pixels."""
+    heads = make_heads(wsod_cfg, REGRESSION="class_specific").eval()
+    with torch.no_grad():
+        for k, branch in enumerate(heads.refinement, start=1):
+            branch.regression.weight.zero_()
+            branch.regression.bias.copy_(torch.tensor([k, 0.0, 0, 0] * 3))
+    (boxes,) = heads.predicted_boxes(torch.rand(1, 16), [make_proposals([[10, 0, 20, 10]])])
+    torch.testing.assert_close(boxes, torch.tensor([[[12.0, 0, 22, 10]] * 3]))
+
+
+def test_one_box_for_all_classes_comes_from_the_last_branch(wsod_cfg: CfgNode) -> None:
+    heads = make_heads(wsod_cfg, REGRESSION="class_agnostic").eval()
+    assert [b.regression is None for b in heads.refinement] == [True, True, False]
+    with torch.no_grad():
+        heads.refinement[2].regression.weight.zero_()
+        heads.refinement[2].regression.bias.copy_(torch.tensor([2.0, 0, 0, 0]))
+    (boxes,) = heads.predicted_boxes(torch.rand(1, 16), [make_proposals([[10, 0, 20, 10]])])
+    torch.testing.assert_close(boxes, torch.tensor([[[12.0, 0, 22, 10]] * 3]))
+
+
+def test_the_background_column_is_never_a_class(wsod_cfg: CfgNode) -> None:
+    heads = make_heads(wsod_cfg, NUM_REFINEMENTS=0, BACKGROUND_COLUMN=True)
+    features, proposals = torch.rand(4, 16), [make_proposals(BOXES)]
+    streams = heads.eval().mil(features, [4])[0]
+    assert streams.shape == (4, 4)
+    torch.testing.assert_close(heads.class_scores(features, proposals)[0], streams[:, :3])
+    phi = streams.sum(0).clamp(1e-6, 1 - 1e-6)
+    expected = -(phi[0].log() + (1 - phi[1:]).log().sum())
+    torch.testing.assert_close(heads.mil.loss([streams], [torch.tensor([0])]), expected)
+
+
+def test_a_proposal_may_weigh_the_score_of_its_class_in_the_image(wsod_cfg: CfgNode) -> None:
+    keys = {"DROPOUT": 0.0, "NUM_REFINEMENTS": 1, "SEED_MINER": "TopScoring"}
+    losses, args = {}, (make_features(1), [make_proposals(BOXES)])
+    for weight in ("seed", "image"):
+        heads = make_heads(wsod_cfg, ROI_WEIGHT=weight, **keys).train()
+        losses[weight] = heads(None, *args, [torch.tensor([1])])[1]["loss_refine_1"]
+    scores = heads.mil(heads.region_features(*args), [4])[0]
+    ratio = (scores[:, 1].sum() / scores[:, 1].max()).item()
+    assert (losses["image"] / losses["seed"]).item() == pytest.approx(ratio, rel=1e-4)
+
+
+def test_what_an_unknown_class_claims_is_left_out(wsod_cfg: CfgNode) -> None:
+    """A proposal that class 2, of which nobody knows, claims is not pushed to background."""
+    heads = make_heads(wsod_cfg, SEED_MINER="TopScoring", REGRESSION="class_specific")
+    scores = torch.tensor([[0.6, 0.0, 0.1], [0.2, 0.0, 0.5], [0.0, 0.0, 0.9], [0.0, 0.9, 0.2]])
+    unknown = torch.tensor([False, False, True])
+    logits = torch.zeros(4, 4, requires_grad=True)
+    deltas = torch.zeros(4, 3, 4, requires_grad=True)
+    tags = ImageTags(torch.tensor([0]), unknown)
+    losses = heads._teach(logits, deltas, scores, torch.ones(3), make_proposals(BOXES), tags)
+    sum(losses).backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().sum(1).gt(0).tolist() == [True, True, False, True]
+
+
+def test_objectness_scales_what_is_pooled(wsod_cfg: CfgNode) -> None:
+    heads = make_heads(wsod_cfg, OBJECTNESS_SCALE=True).eval()
+    seen: list[Tensor] = []
+    heads.box_head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    proposals = make_proposals(BOXES)
+    for value in (torch.zeros(4), torch.tensor([0.0, 1.0, 0.5, 0.0])):
+        proposals.objectness = value
+        heads.region_features(make_features(1), [proposals])
+    factor = torch.tensor([1.0, 2.0, 1.5, 1.0])[:, None, None, None]
+    torch.testing.assert_close(seen[1], seen[0] * factor)
+
+
+def test_heads_compute_in_float32_under_autocast(wsod_cfg: CfgNode) -> None:
+    heads = make_heads(wsod_cfg, **HEADS["mist"]).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        args = (make_features(1), [make_proposals(BOXES)], [torch.tensor([0])])
+        _, losses = heads(None, *args)
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
 
 
 class _Scores(WSODROIHeads):
@@ -216,6 +357,11 @@ def test_scores_are_the_mean_of_the_branches_or_those_of_the_streams(wsod_cfg: C
     [
         (lambda c: setattr(c.MODEL.WSOD, "NUM_REFINEMENTS", -1), "NUM_REFINEMENTS"),
         (lambda c: setattr(c.MODEL.WSOD, "DROPOUT", 1.0), "DROPOUT"),
+        (lambda c: setattr(c.MODEL.WSOD, "ROI_WEIGHT", "mean"), "ROI_WEIGHT is 'mean'"),
+        (lambda c: setattr(c.MODEL.WSOD, "REFINE_NORM", "mean"), "REFINE_NORM is 'mean'"),
+        (lambda c: setattr(c.MODEL.WSOD, "REGRESSION", "all"), "REGRESSION is 'all'"),
+        (lambda c: setattr(c.MODEL.WSOD, "LOG_EPS", -1.0), "LOG_EPS"),
+        (lambda c: setattr(c.MODEL.WSOD.DROPBLOCK, "METHOD", "x"), "METHOD is 'x'"),
         (lambda c: setattr(c.MODEL.ROI_HEADS, "IN_FEATURES", ["res4"]), r"\['res4'\].*concat"),
     ],
 )

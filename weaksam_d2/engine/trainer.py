@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from weaksam_d2.data import build_test_loader, build_train_loader
+from weaksam_d2.engine.adversarial_step import AdversarialStep
 from weaksam_d2.engine.optimizer import build_optimizer
 from weaksam_d2.evaluation import build_evaluator
 
@@ -51,6 +52,7 @@ class WeakSAMTrainer(TrainerBase):
         model = build_model(cfg)
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
+        self.adversarial = AdversarialStep.from_config(cfg, model)
         self.model = wrap_distributed(model)
         self.data_loader = build_train_loader(cfg)
         self._batches: Iterator[list[dict[str, Any]]] | None = None
@@ -106,11 +108,14 @@ class WeakSAMTrainer(TrainerBase):
         steps = self.cfg.SOLVER.ACCUMULATION_STEPS
         self.optimizer.zero_grad()
         totals: dict[str, torch.Tensor] = {}
+        batches: list[list[dict[str, Any]]] = []
         data_time = 0.0
         for step in range(steps):
             start = time.perf_counter()
             batch = self._next_batch()
             data_time += time.perf_counter() - start
+            if self.adversarial is not None:
+                batches.append(batch)
             with self._no_sync(step < steps - 1):
                 losses = self._losses(batch)
                 check_finite(losses, batch, self.iter)
@@ -119,6 +124,8 @@ class WeakSAMTrainer(TrainerBase):
                 totals[key] = totals.get(key, torch.zeros(())) + value.detach().cpu() / steps
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+        if self.adversarial is not None:
+            self.adversarial.step(batches, self._autocast)
         SimpleTrainer.write_metrics(totals, data_time, self.iter)
 
     def _next_batch(self) -> list[dict[str, Any]]:
@@ -127,10 +134,13 @@ class WeakSAMTrainer(TrainerBase):
         return next(self._batches)
 
     def _losses(self, batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        device = self.cfg.MODEL.DEVICE.split(":")[0]
-        with torch.autocast(device, dtype=self._amp, enabled=self._amp is not None):
+        with self._autocast():
             losses: dict[str, torch.Tensor] = self.model(batch)
         return losses
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        device = self.cfg.MODEL.DEVICE.split(":")[0]
+        return torch.autocast(device, dtype=self._amp, enabled=self._amp is not None)
 
     def _no_sync(self, accumulating: bool) -> contextlib.AbstractContextManager[Any]:
         if accumulating and isinstance(self.model, DistributedDataParallel):
@@ -142,6 +152,8 @@ class WeakSAMTrainer(TrainerBase):
         state: dict[str, Any] = super().state_dict()
         state["optimizer"] = self.optimizer.state_dict()
         state["grad_scaler"] = self.grad_scaler.state_dict()
+        if self.adversarial is not None:
+            state["adversarial"] = self.adversarial.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -149,6 +161,8 @@ class WeakSAMTrainer(TrainerBase):
         super().load_state_dict(state_dict)
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        if self.adversarial is not None:
+            self.adversarial.load_state_dict(state_dict["adversarial"])
 
     @staticmethod
     def test(cfg: Any, model: nn.Module) -> dict[str, dict[str, Any]]:

@@ -1,14 +1,23 @@
 """Functions on arrays and tensors: the formulas of the method, without files, config or models."""
 
+from weaksam_d2.ops.affinity import (
+    activation_box_mask,
+    grad_cam,
+    propagate,
+    sinkhorn,
+    symmetrize,
+)
 from weaksam_d2.ops.boxes import (
     box_area,
     clip_boxes,
     deduplicate,
+    encode_boxes,
     pairwise_iof,
     pairwise_iou,
     valid_boxes,
 )
 from weaksam_d2.ops.drop import query_drop_mask, roi_drop_mask
+from weaksam_d2.ops.dropblock import apply_drop_block, sample_centers
 from weaksam_d2.ops.maps import fuse_scales, iter_fused_maps, max_pool_same, normalize_map
 from weaksam_d2.ops.masks import (
     decode_rle,
@@ -30,43 +39,55 @@ from weaksam_d2.ops.matching import (
 )
 from weaksam_d2.ops.mil import image_level_loss, mil_scores
 from weaksam_d2.ops.nms import batched_nms, nms, unscored_nms
-from weaksam_d2.ops.peaks import cluster_points, find_peaks, grid_points
+from weaksam_d2.ops.pcl import cluster_loss, graph_centers, top_cluster
+from weaksam_d2.ops.peaks import cluster_members, cluster_points, find_peaks, grid_points
 from weaksam_d2.ops.pseudo_gt import Selection, select_adaptive, select_top1
+from weaksam_d2.ops.refinement import seed_box_loss
 from weaksam_d2.ops.seeds import (
     Assignment,
     Seeds,
     assign_to_seeds,
     mist,
     near_maximum,
+    refinement_norm,
     top_scoring,
     weighted_ce,
 )
+from weaksam_d2.ops.similarity import mean_cosine_similarity
 
 __all__ = [
     "Assignment",
     "Matches",
     "Seeds",
     "Selection",
+    "activation_box_mask",
+    "apply_drop_block",
     "assign_to_seeds",
     "batched_nms",
     "best_iou",
     "bootstrap_indices",
     "box_area",
     "clip_boxes",
+    "cluster_loss",
+    "cluster_members",
     "cluster_points",
     "corloc_hits",
     "decode_rle",
     "deduplicate",
+    "encode_boxes",
     "encode_rle",
     "find_peaks",
     "fuse_scales",
+    "grad_cam",
     "grid_points",
+    "graph_centers",
     "image_level_loss",
     "iou_matrix",
     "iter_fused_maps",
     "masks_to_boxes",
     "match_detections",
     "max_pool_same",
+    "mean_cosine_similarity",
     "mil_scores",
     "mist",
     "near_maximum",
@@ -76,12 +97,19 @@ __all__ = [
     "pairwise_iof",
     "pairwise_iou",
     "precision_recall",
+    "propagate",
     "query_drop_mask",
+    "refinement_norm",
     "resize_matrix",
     "roi_drop_mask",
+    "sample_centers",
+    "seed_box_loss",
     "select_adaptive",
     "select_top1",
+    "sinkhorn",
     "stability_score",
+    "symmetrize",
+    "top_cluster",
     "top_scoring",
     "unscored_nms",
     "valid_boxes",

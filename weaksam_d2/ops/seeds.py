@@ -17,11 +17,16 @@ __all__ = [
     "assign_to_seeds",
     "mist",
     "near_maximum",
+    "refinement_norm",
     "top_scoring",
     "weighted_ce",
 ]
 
-_MAX_IOU_ENTRIES = 2**24  # of one proposals x seeds matrix; more is done in pieces
+# Of one matrix of overlaps; more is done in pieces. On a CPU a piece stays in its cache.
+_MAX_IOU_ENTRIES = 2**24
+_MAX_CPU_IOU_ENTRIES = 2**17
+_FIRST_RANKS = 24  # candidates of a class that settle most of the others
+_MIN_WEIGHT = 1e-12  # a proposal of less weight does not count
 
 
 class Seeds(NamedTuple):
@@ -90,10 +95,10 @@ def near_maximum(
     classes, columns = _class_columns(boxes, scores, labels)
     if columns.numel() == 0:
         return _no_seeds(boxes, scores)
-    ranked, order = columns.sort(dim=0, descending=True, stable=True)
-    rank_class, rank = (ranked >= fraction * ranked[:1]).t().nonzero(as_tuple=True)
-    rows = order[rank, rank_class]
-    candidates = Seeds(boxes[rows], classes[rank_class], ranked[rank, rank_class])
+    ranked, order = _ranked(columns)
+    rank_class, rank = (ranked >= fraction * ranked[:, :1]).nonzero(as_tuple=True)
+    rows = order[rank_class, rank]
+    candidates = Seeds(boxes[rows], classes[rank_class], ranked[rank_class, rank])
     kept = torch.zeros_like(rank_class, dtype=torch.bool)
     kept[nms(candidates.boxes, candidates.scores, nms_thresh)] = True
     if keep_one:
@@ -130,24 +135,31 @@ def mist(
         return _no_seeds(boxes, scores)
     # A product of floats may fall just below the integer it should be.
     k = max(1, int(len(boxes) * Fraction(str(top_fraction))))
-    ranked, order = columns.sort(dim=0, descending=True, stable=True)
-    ranked, order = ranked[:k].t(), order[:k].t()  # (m, k)
-    top = boxes[order]
-    overlaps = torch.tril(pairwise_iou(top, top) >= iou_thresh, diagonal=-1)
-    kept = ~overlaps.any(dim=2) if suppress == "all_prior" else _keep_unlike_kept(overlaps)
-    kept_class, _ = kept.nonzero(as_tuple=True)
-    return Seeds(top[kept], classes[kept_class], ranked[kept])
+    ranked, order = _ranked(columns)
+    top = boxes[order[:, :k]]  # (m, k, 4)
+    if suppress == "all_prior":
+        kept = _unlike_all_better(top, iou_thresh)
+    else:
+        kept = _unlike_kept(torch.tril(pairwise_iou(top, top) >= iou_thresh, diagonal=-1))
+    kept_class, rank = kept.nonzero(as_tuple=True)
+    return Seeds(top[kept_class, rank], classes[kept_class], ranked[kept_class, rank])
 
 
 @torch.no_grad()
 def assign_to_seeds(
-    boxes: Tensor, seeds: Seeds, *, num_classes: int, fg_iou: float = 0.5, ignore_iou: float = 0.0
+    boxes: Tensor,
+    seeds: Seeds,
+    *,
+    num_classes: int,
+    fg_iou: float = 0.5,
+    ignore_iou: float = 0.0,
+    fg_strict: bool = False,
 ) -> Assignment:
     """Give each proposal the label and the score of the seed that it overlaps most.
 
-    boxes: (R, 4). fg_iou: from this IoU on a proposal has its seed's class, below it is background
-    (``num_classes``). ignore_iou: below this IoU the weight is 0. Ties: lowest seed. Without seeds
-    all is background of weight 0. OICR, Sec. 3.2.
+    boxes: (R, 4). fg_iou: from this IoU on (``fg_strict``: above it) a proposal has its seed's
+    class, below it is background (``num_classes``). ignore_iou: below this IoU the weight is 0.
+    Ties: lowest seed. Without seeds all is background of weight 0. OICR, Sec. 3.2.
     """
     if len(seeds.boxes) == 0:
         labels = torch.full((len(boxes),), num_classes, dtype=torch.int64, device=boxes.device)
@@ -155,31 +167,64 @@ def assign_to_seeds(
         return Assignment(labels, weights, torch.full_like(labels, -1))
     iou, index = _best_seed(boxes, seeds.boxes)
     background = torch.full_like(index, num_classes)
-    labels = torch.where(iou >= fg_iou, seeds.classes[index], background)
+    foreground = iou > fg_iou if fg_strict else iou >= fg_iou
+    labels = torch.where(foreground, seeds.classes[index], background)
     weights = seeds.scores[index]
     weights = torch.where(iou < ignore_iou, torch.zeros_like(weights), weights)
     return Assignment(labels, weights, index)
 
 
-def weighted_ce(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+def weighted_ce(
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    *,
+    log_eps: float = 0.0,
+    norm: str = "rois",
+) -> Tensor:
     """Return the weighted cross entropy of refinement, over the number of proposals.
 
-    logits: (R, C + 1). labels: int64 (R,). weights: (R,). Returns a float32 scalar, the sum of
-    weight x cross entropy over R; 0 but attached to the graph if R is 0. OICR, Eq. 4.
+    logits: (R, C + 1). labels: int64 (R,). weights: (R,). log_eps: if positive, the cross entropy
+    is -log(p + log_eps) of the label's probability p. norm: see :func:`refinement_norm`. Returns a
+    float32 scalar, the sum of weight x cross entropy over the norm; 0 but attached to the graph if
+    R is 0. OICR, Eq. 4.
     """
     if len(logits) == 0:
         return logits.float().sum() * 0
-    loss = F.cross_entropy(logits.float(), labels, reduction="none")
-    return (loss * weights.detach().float()).sum() / len(logits)
+    if log_eps > 0:
+        probabilities = logits.float().softmax(dim=1)
+        loss = -(probabilities.gather(1, labels[:, None])[:, 0] + log_eps).log()
+    else:
+        loss = F.cross_entropy(logits.float(), labels, reduction="none")
+    return (loss * weights.detach().float()).sum() / refinement_norm(weights, norm)
+
+
+def refinement_norm(weights: Tensor, norm: str) -> Tensor | int:
+    """Return what the loss of a branch is divided by, at least 1.
+
+    weights: (R,). norm: ``"rois"`` is R; ``"weights"`` is how many weights are not zero (DRN-WSOD;
+    there 0/0 without any). Raises ValueError for another norm.
+    """
+    if norm == "rois":
+        return max(1, len(weights))
+    if norm == "weights":
+        return (weights > _MIN_WEIGHT).sum().clamp(min=1)
+    raise ValueError(f"norm must be 'rois' or 'weights', got {norm!r}")
 
 
 def _class_columns(boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The image's classes, rising, and their score columns (R, m)."""
+    """The image's (distinct) classes, rising, and their score columns (R, m)."""
     if scores.ndim != 2 or len(scores) != len(boxes):
         shapes = tuple(scores.shape), tuple(boxes.shape)
         raise ValueError(f"scores must be (R, C) for boxes (R, 4), got {shapes[0]} and {shapes[1]}")
-    classes = torch.unique(labels.to(scores.device))
+    classes = labels.to(scores.device).sort().values
     return classes, scores[:, classes]
+
+
+def _ranked(columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores (m, R) of each class, falling, and the proposals in that order; ties: lowest first."""
+    ranked, order = columns.t().contiguous().sort(dim=1, descending=True, stable=True)
+    return ranked, order
 
 
 def _no_seeds(boxes: Tensor, scores: Tensor) -> Seeds:
@@ -187,7 +232,33 @@ def _no_seeds(boxes: Tensor, scores: Tensor) -> Seeds:
     return Seeds(boxes[:0], classes, scores.new_zeros(0))
 
 
-def _keep_unlike_kept(overlaps: Tensor) -> Tensor:
+def _unlike_all_better(top: Tensor, iou_thresh: float) -> Tensor:
+    """Bool (m, k): which of the ranked boxes (m, k, 4) overlap no better one of their class."""
+    first = min(_FIRST_RANKS, top.shape[1])
+    overlaps = pairwise_iou(top[:, :first], top) >= iou_thresh  # the better one comes first
+    kept = ~torch.triu(overlaps, diagonal=1).any(dim=1)
+    if first == top.shape[1]:
+        return kept
+    # The few that the first ranks leave over are compared with all the others.
+    classes, ranks = kept[:, first:].nonzero(as_tuple=True)
+    ranks = ranks + first
+    better = torch.arange(top.shape[1], device=top.device)
+    step = max(1, _max_entries(top) // top.shape[1])
+    alone = [
+        ~((pairwise_iou(top[c, r, None], top[c])[:, 0] >= iou_thresh) & (better < r[:, None])).any(
+            1
+        )
+        for c, r in zip(torch.split(classes, step), torch.split(ranks, step), strict=True)
+    ]
+    kept[classes, ranks] = torch.cat(alone)
+    return kept
+
+
+def _max_entries(boxes: Tensor) -> int:
+    return _MAX_IOU_ENTRIES if boxes.is_cuda else min(_MAX_CPU_IOU_ENTRIES, _MAX_IOU_ENTRIES)
+
+
+def _unlike_kept(overlaps: Tensor) -> Tensor:
     """Greedy choice from bool (m, k, k), in which [c, j, i] says that j overlaps the better i."""
     table = overlaps.cpu().numpy()  # one copy instead of one for each seed
     alive = np.ones(table.shape[:2], dtype=np.bool_)
@@ -202,6 +273,6 @@ def _keep_unlike_kept(overlaps: Tensor) -> Tensor:
 
 
 def _best_seed(boxes: Tensor, seed_boxes: Tensor) -> tuple[Tensor, Tensor]:
-    step = max(1, _MAX_IOU_ENTRIES // len(seed_boxes))
+    step = max(1, _max_entries(boxes) // len(seed_boxes))
     parts = [pairwise_iou(part, seed_boxes).max(dim=1) for part in torch.split(boxes, step)]
     return torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])

@@ -1,7 +1,9 @@
-"""The weakly supervised detector: OICR, classic OICR and MIST from one set of parts."""
+"""The weakly supervised detector: WSDDN, OICR, PCL and MIST from one set of parts."""
 
 from .box_head import WSODBoxHead  # registers WSODBoxHead
+from .dropblock import ConcreteDropBlock, build_drop_block
 from .mil_head import MILOutputLayers
+from .pcl import PCL, GraphCenters  # registers PCL
 from .rcnn import WSODRCNN  # registers WSODRCNN
 from .refinement import (  # registers WeightedCrossEntropy
     REFINEMENT_LOSS_REGISTRY,
@@ -19,11 +21,16 @@ from .seed_miner import (  # registers TopScoring, NearMaximum, MIST
     TopScoring,
     build_seed_miner,
 )
+from .tags import ImageTags
 
 __all__ = [
     "MIST",
+    "PCL",
     "REFINEMENT_LOSS_REGISTRY",
     "SEED_MINER_REGISTRY",
+    "ConcreteDropBlock",
+    "GraphCenters",
+    "ImageTags",
     "MILOutputLayers",
     "NearMaximum",
     "RefinementBranch",
@@ -34,6 +41,7 @@ __all__ = [
     "WSODRCNN",
     "WSODROIHeads",
     "WeightedCrossEntropy",
+    "build_drop_block",
     "build_refinement_loss",
     "build_seed_miner",
 ]

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from weaksam_d2.ops.mil import image_level_loss, mil_scores
 
+from .tags import ImageTags
+
 __all__ = ["MILOutputLayers"]
 
 
@@ -21,6 +23,7 @@ class MILOutputLayers(nn.Module):
         input_size: int,
         *,
         num_classes: int,
+        background_column: bool = False,
         loss_reduce: str = "sum",
         eps: float = 1e-6,
         init_std: float = 0.01,
@@ -30,7 +33,8 @@ class MILOutputLayers(nn.Module):
         Args:
             input_size: features of a proposal.
             num_classes: C, without background.
-            loss_reduce: ``sum`` or ``mean`` over classes in the image-level loss.
+            background_column: both streams have one more column, which is never in an image.
+            loss_reduce: ``sum`` or ``mean`` over columns in the image-level loss.
             eps: image scores are clamped to [eps, 1 - eps].
             init_std: standard deviation of the initial weights.
         """
@@ -43,10 +47,11 @@ class MILOutputLayers(nn.Module):
                 "from 1 in float32, use 1e-6"
             )
         self.num_classes = num_classes
+        self.num_columns = num_classes + int(background_column)
         self.loss_reduce = loss_reduce
         self.eps = eps
-        self.classification = nn.Linear(input_size, num_classes)
-        self.detection = nn.Linear(input_size, num_classes)
+        self.classification = nn.Linear(input_size, self.num_columns)
+        self.detection = nn.Linear(input_size, self.num_columns)
         for layer in (self.classification, self.detection):
             nn.init.normal_(layer.weight, std=init_std)
             nn.init.zeros_(layer.bias)
@@ -59,36 +64,46 @@ class MILOutputLayers(nn.Module):
             counts: proposals of each image; each image has its own softmax over proposals.
 
         Returns:
-            Float32 (R_i, C) for each image.
+            Float32 (R_i, C) for each image, or (R_i, C + 1), background last.
+
+        Raises:
+            FloatingPointError: a logit is not finite (in training the loss says it instead, so
+                that no step waits for the device).
         """
         # Products of two softmaxes over thousands of rows vanish in half precision.
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
             classes = self.classification(features).split(list(counts))
             detections = self.detection(features).split(list(counts))
-            return [mil_scores(c, d) for c, d in zip(classes, detections, strict=True)]
+            check = not self.training
+            return [
+                mil_scores(c, d, check_finite=check)
+                for c, d in zip(classes, detections, strict=True)
+            ]
 
-    def loss(self, scores: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
+    def image_scores(self, scores: Sequence[Tensor]) -> Tensor:
+        """Scores (B, columns) of the images, from those of their proposals, clamped."""
+        sums = torch.stack([image_scores.sum(dim=0) for image_scores in scores])
+        return sums.float().clamp(min=self.eps, max=1 - self.eps)
+
+    def loss(self, scores: Sequence[Tensor], labels: Sequence[Tensor | ImageTags]) -> Tensor:
         """Mean image-level loss of a batch.
 
         Args:
-            scores: (R_i, C) of each image, from :meth:`forward`.
-            labels: (m_i,) int64 classes of each image; m_i = 0 counts as "no class at all".
+            scores: (R_i, columns) of each image, from :meth:`forward`.
+            labels: (m_i,) int64 classes of each image (m_i = 0 counts as "no class at all"), or
+                its tags; a class that they do not know about has no term.
         """
         with torch.autocast(scores[0].device.type, enabled=False):
-            terms = [
-                image_level_loss(
-                    image_scores.sum(dim=0),
-                    _multi_hot(image_labels, self.num_classes),
-                    reduce=self.loss_reduce,
-                    eps=self.eps,
-                )
-                for image_scores, image_labels in zip(scores, labels, strict=True)
-            ]
-            return torch.stack(terms).mean()
-
-
-def _multi_hot(labels: Tensor, num_classes: int) -> Tensor:
-    hot = torch.zeros(num_classes, device=labels.device)
-    hot[labels] = 1.0
-    return hot
+            sums = torch.stack([image_scores.sum(dim=0) for image_scores in scores])
+            target = torch.zeros_like(sums)
+            known = torch.ones_like(sums, dtype=torch.bool)
+            for row, tags in enumerate(labels):
+                classes = tags.present if isinstance(tags, ImageTags) else tags
+                target[row].index_fill_(0, classes, 1.0)
+                if isinstance(tags, ImageTags) and tags.unknown is not None:
+                    known[row, : self.num_classes] = ~tags.unknown
+            terms = image_level_loss(
+                sums, target, known=known, reduce=self.loss_reduce, eps=self.eps
+            )
+            return terms.mean()

@@ -9,7 +9,8 @@ from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
-from torch import Tensor
+
+from .tags import ImageTags
 
 __all__ = ["WSODRCNN"]
 
@@ -21,17 +22,21 @@ FORBIDDEN = ("instances", "targets", "annotations", "sem_seg")
 class WSODRCNN(GeneralizedRCNN):
     """A GeneralizedRCNN that learns from precomputed proposals and image-level classes.
 
-    A training sample holds ``image``, ``proposals`` and ``image_labels`` (int64 (m,), m >= 0).
-    Its labels travel to the heads where the parent expects ground-truth instances.
+    A training sample holds ``image``, ``proposals`` and ``image_labels`` (int64 (m,), m >= 0), and
+    may hold ``negative_labels`` and ``unknown_labels``. Its tags travel to the heads where the
+    parent expects ground-truth instances.
     """
 
     @configurable
-    def __init__(self, *, test_label_filter: bool = False, **kwargs: Any) -> None:
-        """Take the parent's arguments and ``test_label_filter``.
+    def __init__(
+        self, *, test_label_filter: bool = False, open_labels: bool = False, **kwargs: Any
+    ) -> None:
+        """Take the parent's arguments and two of ours.
 
         Args:
             test_label_filter: in inference every sample brings ``image_labels``, and classes that
                 are not among them are cut before the top-k (detection for pseudo boxes).
+            open_labels: an untagged class is unknown unless ``negative_labels`` holds it.
             kwargs: as for ``GeneralizedRCNN``; ``proposal_generator`` must be None.
 
         Raises:
@@ -44,14 +49,16 @@ class WSODRCNN(GeneralizedRCNN):
                 f"PrecomputedProposals, not to a {type(self.proposal_generator).__name__}"
             )
         self.test_label_filter = test_label_filter
+        self.open_labels = open_labels
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """As the parent, and ``MODEL.WSOD.TEST_LABEL_FILTER``."""
+        """As the parent, and ``MODEL.WSOD.TEST_LABEL_FILTER`` and ``OPEN_LABELS``."""
         if not cfg.MODEL.LOAD_PROPOSALS:
             raise ValueError("WSODRCNN takes proposals from files: set MODEL.LOAD_PROPOSALS True")
         args: dict[str, Any] = super().from_config(cfg)
         args["test_label_filter"] = cfg.MODEL.WSOD.TEST_LABEL_FILTER
+        args["open_labels"] = cfg.MODEL.WSOD.OPEN_LABELS
         return args
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
@@ -95,7 +102,7 @@ class WSODRCNN(GeneralizedRCNN):
         drawn = np.ascontiguousarray(canvas.get_output().get_image().transpose(2, 0, 1))
         get_event_storage().put_image("best proposal of each tagged class", drawn)
 
-    def _checked_labels(self, sample: dict[str, Any]) -> Tensor:
+    def _checked_labels(self, sample: dict[str, Any]) -> ImageTags:
         name = sample.get("image_id", sample.get("file_name", "?"))
         for key in FORBIDDEN:
             if key in sample:
@@ -111,17 +118,12 @@ class WSODRCNN(GeneralizedRCNN):
         leaked = [field for field in fields if field.startswith("gt_")]
         if leaked:
             raise ValueError(f"the proposals of image {name!r} carry ground truth: {leaked}")
-        return self._labels(sample)
+        return self._tags(sample)
 
-    def _labels(self, sample: dict[str, Any]) -> Tensor:
-        labels = torch.as_tensor(sample["image_labels"], dtype=torch.int64).reshape(-1)
-        classes = self.roi_heads.num_classes
-        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            raise ValueError(
-                f"image {sample.get('image_id', '?')!r} has labels {labels.tolist()}, "
-                f"expected classes from 0 to {classes - 1}"
-            )
-        return labels.unique()
+    def _tags(self, sample: dict[str, Any]) -> ImageTags:
+        return ImageTags.from_sample(
+            sample, num_classes=self.roi_heads.num_classes, open_labels=self.open_labels
+        )
 
     def _with_label_mask(self, sample: dict[str, Any]) -> dict[str, Any]:
         if "image_labels" not in sample:
@@ -131,7 +133,7 @@ class WSODRCNN(GeneralizedRCNN):
             )
         given = sample["proposals"]
         mask = torch.zeros(self.roi_heads.num_classes, dtype=torch.bool)
-        mask[self._labels(sample)] = True
+        mask[self._tags(sample).present] = True
         proposals = Instances(given.image_size, **given.get_fields())
         proposals.image_labels = mask.expand(len(given), -1)
         return {**sample, "proposals": proposals}
