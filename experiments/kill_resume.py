@@ -81,20 +81,31 @@ def rank_processes(parent: int) -> list[int]:
 
 
 def kill_the_tool(tool: Tool, kills: int, seconds: float, rng: random.Random) -> Row:
-    """Ten kills of one process; each run is let come as far as one more part."""
-    moments, parts = [], [0]
-    for _ in range(kills):
-        process = tool.start("killed", "--part-size", "1")
-        wait_for_parts(tool, "killed", parts[-1] + 1, process)
-        moments.append(round(rng.uniform(0, 1.5) * seconds, 3))
-        time.sleep(moments[-1])
+    """Kills of one process; each run is let come as far as one more part.
+
+    A run that ends before its kill makes a complete artifact; the kills go on with the next one.
+    """
+    outputs, moments, parts = ["killed0"], [], []
+    while len(moments) < kills:
+        name = outputs[-1]
+        process = tool.start(name, "--part-size", "1")
+        wait_for_parts(tool, name, tool.finished_parts(name) + 1, process)
+        moment = round(rng.uniform(0, 1.5) * seconds, 3)
+        time.sleep(moment)
         process.send_signal(signal.SIGKILL)
         if process.wait() != -signal.SIGKILL:
-            raise RuntimeError("the tool ended before the kill: take more images")
-        parts.append(tool.finished_parts("killed"))
+            outputs.append(f"killed{len(outputs)}")
+            continue
+        moments.append(moment)
+        parts.append(tool.finished_parts(name))
         print(f"kill {len(moments)}: {parts[-1]} parts are complete")
-    tool.finish(tool.start("killed"), "killed")
-    return {"kills": kills, "seconds_after_a_part": moments, "parts_after_each_kill": parts[1:]}
+    tool.finish(tool.start(outputs[-1]), outputs[-1])
+    return {
+        "kills": kills,
+        "outputs": outputs,
+        "seconds_after_a_part": moments,
+        "parts_after_each_kill": parts,
+    }
 
 
 def kill_a_rank(tool: Tool, kills: int, seconds: float, rng: random.Random) -> Row:
@@ -110,7 +121,8 @@ def kill_a_rank(tool: Tool, kills: int, seconds: float, rng: random.Random) -> R
         os.kill(rank_processes(process.pid)[killed[-1]], signal.SIGKILL)
         tool.finish(process, name)
         print(f"rank {killed[-1]} was killed with {moments[-1]} s since a part, all parts are made")
-    return {"kills": kills, "seconds_after_a_part": moments, "rank": killed}
+    outputs = [f"ranks{run}" for run in range(kills)]
+    return {"kills": kills, "outputs": outputs, "seconds_after_a_part": moments, "rank": killed}
 
 
 def plot(rows: list[Row], file: Path) -> None:
@@ -144,9 +156,8 @@ def main(args: argparse.Namespace) -> None:
             {"case": "one of two ranks", **kill_a_rank(tool, args.rank_kills, seconds, rng)},
         ]
         whole = tool.files("whole")
-        names = [["killed"], [f"ranks{run}" for run in range(args.rank_kills)]]
-        for row, outputs in zip(rows, names, strict=True):
-            row["identical"] = all(tool.files(name) == whole for name in outputs)
+        for row in rows:
+            row["identical"] = all(tool.files(name) == whole for name in row["outputs"])
             row["work"] = f"{images} scenes, MobileSAM at {size}, grid {grid}, {images} parts"
             row["undisturbed_s"] = round(whole_s, 1)
     print(json.dumps(rows, indent=1))

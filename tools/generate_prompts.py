@@ -9,17 +9,26 @@ Without --input there are no activation maps, and the prompts are the grid alone
 
 import argparse
 
-from weaksam_d2.engine.cli import run_command, setup, stage_argument_parser
+from weaksam_d2.engine.cli import (
+    add_parts_arguments,
+    check_parts_arguments,
+    run_command,
+    setup,
+    stage_argument_parser,
+)
 from weaksam_d2.engine.dataset_choice import single_dataset
-from weaksam_d2.engine.stages import Placement, prompts_stage
+from weaksam_d2.engine.ranks import run_ranks
+from weaksam_d2.engine.stages import Placement, outcome, prompts_stage
 from weaksam_d2.projects import add_all_configs
 
 
 def parse_args() -> argparse.Namespace:
     """The command line; ``--input`` is the artifact ``cams/``."""
     parser = stage_argument_parser(__doc__ or "")
+    add_parts_arguments(parser)
     parser.add_argument("--dataset", default="", help="default: the only one of DATASETS.TRAIN")
     args = parser.parse_args()
+    check_parts_arguments(parser, args)
     if args.input is not None and not args.input.is_dir():
         parser.error(f"--input {args.input} is not a folder with activation maps")
     return args
@@ -28,16 +37,10 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Write the artifact ``prompts/``."""
     cfg = setup(args, add_all_configs)
-    place = Placement(
-        args.output, overwrite=args.overwrite, num_shards=args.num_shards, shard=args.shard
-    )
-    manifest = prompts_stage(cfg, single_dataset(cfg, args.dataset), args.input, place)
-    if manifest is None:
-        print(f"shard {args.shard} of {args.num_shards} is done; other shards owe parts")
-    else:
-        print(f"{args.output}: {manifest.counts}")
+    manifest = prompts_stage(cfg, single_dataset(cfg, args.dataset), args.input, Placement.of(args))
+    print(outcome(args, manifest))
 
 
 if __name__ == "__main__":
     arguments = parse_args()
-    run_command(lambda: main(arguments))
+    run_command(lambda: run_ranks(main, arguments))

@@ -52,6 +52,11 @@ class _RemoteFile:
 
 
 _REMOTE_ASSETS = {
+    "clip_vit_b16": _RemoteFile(
+        "https://openaipublic.azureedge.net/clip/models/"
+        "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f/ViT-B-16.pt",
+        "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
+    ),
     "sam_vit_b": _RemoteFile(
         _SAM_URL + "sam_vit_b_01ec64.pth",
         "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
@@ -78,7 +83,7 @@ def resolve_weights(source: str, *, sha256: str = "") -> Path:
     Args:
         source: an existing file (or asset folder), an ``http(s)://`` URL,
             ``package:efficientnet-lite0``, or one of the named assets ``mobile_sam``,
-            ``sam_vit_b``, ``sam_vit_l`` and ``sam_vit_h``.
+            ``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h`` and ``clip_vit_b16``.
         sha256: expected SHA-256 of a file or URL. Named assets are pinned here already.
 
     Returns:
@@ -329,7 +334,7 @@ def _unpack_mobile_sam(archive: Path, pair: Path) -> Path:
 def main() -> int:
     """Print the path of the weights named on the command line; 1 if they cannot be had."""
     parser = argparse.ArgumentParser(description="Fetch pretrained weights and print their path.")
-    parser.add_argument("name", help="mobile_sam | sam_vit_b | sam_vit_l | sam_vit_h | URL | file")
+    parser.add_argument("name", help=f"{' | '.join(['mobile_sam', *_REMOTE_ASSETS])} | URL | file")
     args = parser.parse_args()
     try:
         path = resolve_weights(args.name)

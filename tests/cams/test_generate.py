@@ -29,7 +29,23 @@ def test_view_sizes_are_multiples_of_16(size, scale, expected) -> None:
     assert view_size(size, scale) == expected
 
 
-@pytest.mark.parametrize(("scale", "resize"), [(1.0, "floor16"), (0.0, "round16")])
+@pytest.mark.parametrize(
+    ("size", "scale", "resize", "expected"),
+    [
+        ((375, 500), 1.0, "floor16", (375, 500)),
+        ((375, 500), 1.2, "floor16", (450, 600)),
+        ((5, 40), 0.1, "floor16", (1, 4)),
+        ((375, 500), 1.0, "ceil16", (384, 512)),
+        ((352, 16), 1.0, "ceil16", (352, 16)),
+        ((160, 161), 1.1, "ceil16", (176, 192)),  # 1.1 * 160 > 176 in floating point
+        ((3, 7), 0.5, "ceil16", (16, 16)),
+    ],
+)
+def test_views_may_also_be_as_released_or_rounded_up(size, scale, resize, expected) -> None:
+    assert view_size(size, scale, resize=resize) == expected
+
+
+@pytest.mark.parametrize(("scale", "resize"), [(1.0, "round32"), (0.0, "round16")])
 def test_a_wrong_view_setting_is_named(scale: float, resize: str) -> None:
     with pytest.raises(ValueError, match="WEAKSAM.CAMS"):
         view_size((32, 32), scale, resize=resize)

@@ -11,7 +11,13 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["CAM_NETWORK_REGISTRY", "CamNetwork", "ImageClassifier", "ViewMaps"]
+__all__ = [
+    "CAM_NETWORK_REGISTRY",
+    "CamNetwork",
+    "ImageClassifier",
+    "ViewMaps",
+    "check_pretrained",
+]
 
 CAM_NETWORK_REGISTRY = Registry("CAM_NETWORK")
 CAM_NETWORK_REGISTRY.__doc__ = """Networks that classify images and give activation maps.
@@ -42,6 +48,8 @@ class CamNetwork(nn.Module):
     kinds: tuple[str, ...] = ("coarse",)  # of "coarse", "fine", "cross"
     heads: int = 0
     blocks: tuple[int, ...] = ()
+    cross_rows: str = "class"  # a row of cross is of a "class", or the only one is of the "image"
+    pretrained: bool = False  # built with weights that classify: there is nothing left to train
 
     def class_logits(
         self, images: Tensor, sizes: Sequence[tuple[int, int]] | None = None
@@ -132,3 +140,23 @@ class ImageClassifier(nn.Module):
         target = torch.zeros(self.num_classes, device=self.device)
         target[labels] = 1.0
         return target
+
+
+def check_pretrained(model: nn.Module) -> None:
+    """Refuse a model that is still to be trained: built without weights that classify.
+
+    A network of which every parameter is frozen has nothing to train and passes.
+
+    Raises:
+        ValueError: an untrained classifier, or a model that is none.
+    """
+    network = getattr(model, "network", None)
+    if isinstance(network, CamNetwork) and (
+        network.pretrained or not any(p.requires_grad for p in network.parameters())
+    ):
+        return
+    raise ValueError(
+        f"{type(network or model).__name__} is not trained: give a checkpoint of "
+        "tools/train_net.py (--input, MODEL.WEIGHTS), or published weights of a whole classifier "
+        "in MODEL.CLASSIFIER.WEIGHTS (ImageNet weights only initialize)"
+    )

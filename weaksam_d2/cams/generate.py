@@ -24,6 +24,12 @@ _GATES = ("gt", "pred")
 _KINDS = ("coarse", "fine", "cross")
 # A photo of more than 4000 pixels is looked at with 2000 (weaksam.md, Appendix B, row 2).
 _MAX_SIDE, _WORKING_SIDE = 4000, 2000
+_ROUNDING = 1e-6  # pixels; 1.1 * 160 is 176 and not the multiple after it
+_RESIZES: dict[str, Callable[[float], int]] = {
+    "round16": lambda side: max(16, math.floor(side / 16 + 0.5) * 16),
+    "floor16": lambda side: max(1, math.floor(side + 0.5)),
+    "ceil16": lambda side: max(16, math.ceil((side - _ROUNDING) / 16) * 16),
+}
 
 
 @dataclass
@@ -41,21 +47,24 @@ class CamsSummary:
 
 
 def view_size(size: tuple[int, int], scale: float, *, resize: str = "round16") -> tuple[int, int]:
-    """(height, width) of the view of an image at a scale: multiples of 16, at least 16.
+    """(height, width) of the view of an image at a scale.
 
+    resize "round16" is the nearest multiple of 16 (at least 16), "ceil16" the next one (CLIP-ES),
+    "floor16" the rounded side, of which a patch embedding takes whole patches (released code).
     Multiples of the patch size, because a network that drops a remainder drops the right side of
     a view and the left side of its mirror image, and the two maps no longer fit.
 
     Raises:
-        ValueError: another resize than "round16", or a scale that is not positive.
+        ValueError: an unknown resize, or a scale that is not positive.
     """
-    if resize != "round16":
-        raise ValueError(f"WEAKSAM.CAMS.RESIZE is {resize!r}, allowed: 'round16'")
+    if resize not in _RESIZES:
+        allowed = ", ".join(_RESIZES)
+        raise ValueError(f"WEAKSAM.CAMS.RESIZE is {resize!r}, allowed: {allowed}")
     if not scale > 0:
         raise ValueError(f"scale {scale} of WEAKSAM.CAMS.SCALES must be positive")
     if max(size) > _MAX_SIDE:
         scale *= _WORKING_SIDE / max(size)
-    height, width = (max(16, math.floor(scale * side / 16 + 0.5) * 16) for side in size)
+    height, width = (_RESIZES[resize](scale * side) for side in size)
     return height, width
 
 
@@ -179,9 +188,11 @@ def _cam_maps(
     for kind in _KINDS:
         maps = [getattr(scale, kind) for scale in scales]
         stacked[kind] = None if maps[0] is None else tuple(_finite(m.float()) for m in maps)
-    coarse = stacked.pop("coarse")
+    coarse, fine, cross = (stacked[kind] for kind in _KINDS)
     assert coarse is not None
-    return CamMaps(image_size=size, classes=classes, coarse=coarse, gate=gate, **stacked)
+    return CamMaps(
+        image_size=size, classes=classes, coarse=coarse, fine=fine, cross=cross, gate=gate
+    )
 
 
 def _finite(maps: Tensor) -> np.ndarray:

@@ -69,6 +69,45 @@ def stage_argument_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_parts_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of a tool that makes its artifact in parts: ranks, machines, size of a part."""
+    parser.add_argument(
+        "--part-size",
+        type=int,
+        default=0,
+        help="images of a part, the most that a kill loses (default: 64, or as begun); the "
+        "artifact does not depend on it",
+    )
+    parser.add_argument(
+        "--num-gpus", type=int, default=1, help="ranks on this machine (processes on a CPU)"
+    )
+    parser.add_argument("--num-machines", type=int, default=1)
+    parser.add_argument("--machine-rank", type=int, default=0)
+    parser.add_argument(
+        "--dist-url", default="", help="taken as train_net.py does; ranks meet in --output only"
+    )
+    parser.set_defaults(rank=0, ranks=1, join=True)
+
+
+def check_parts_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Leave with a usage error (exit code 2) where these flags contradict each other."""
+    started = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    ranks = args.num_gpus * args.num_machines
+    if min(args.num_gpus, args.num_machines, args.num_shards) < 1 or args.part_size < 0:
+        parser.error("--num-gpus, --num-machines, --num-shards and --part-size must be positive")
+    if not 0 <= args.machine_rank < args.num_machines:
+        parser.error(f"--machine-rank must be in [0, {args.num_machines})")
+    if started > 1 and ranks > 1:
+        parser.error("torchrun has started the ranks: leave out --num-gpus and --num-machines")
+    if max(started, ranks) > 1 and args.num_shards > 1:
+        parser.error("give either ranks (--num-gpus, torchrun) or --num-shards, not both")
+    if args.overwrite and (started > 1 or args.num_machines > 1 or args.num_shards > 1):
+        parser.error(
+            "--overwrite by one of several processes would remove what the others make: remove "
+            f"{args.output} and {args.output}.parts yourself"
+        )
+
+
 def _add_register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--register",

@@ -28,7 +28,8 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     Adam's weight decay is the coupled L2 term of the published recipes (not AdamW's).
 
     Raises:
-        ValueError: if ``SOLVER.OPTIMIZER`` is not one of :data:`OPTIMIZERS`.
+        ValueError: if ``SOLVER.OPTIMIZER`` is not one of :data:`OPTIMIZERS`, or every parameter is
+            frozen.
     """
     multipliers = [(str(p), float(f)) for p, f in cfg.SOLVER.LR_MULTIPLIERS]
     if cfg.MODEL.META_ARCHITECTURE == "WSODRCNN":
@@ -42,6 +43,11 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
         lr_factor_func=lambda name: lr_factor(name, multipliers),
     )
+    if not params:
+        raise ValueError(
+            f"the model of MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} has nothing to "
+            "train: every parameter is frozen. Leave the training out (SOLVER.MAX_ITER 0)"
+        )
     common = {"params": params, "lr": cfg.SOLVER.BASE_LR, "weight_decay": cfg.SOLVER.WEIGHT_DECAY}
     name = cfg.SOLVER.OPTIMIZER
     if name == "SGD":

@@ -31,6 +31,7 @@ from weaksam_d2.engine.stages import (
     pseudo_gt_stage,
 )
 from weaksam_d2.engine.training import Detection, TrainingJob, detections_file, train_and_detect
+from weaksam_d2.weights import resolve_weights
 
 logger = logging.getLogger(__name__)
 CONFIG_OF = {"classifier": "CAMS_CONFIG", "wsod": "WSOD_CONFIG", "retrain": "RETRAIN_CONFIG"}
@@ -142,7 +143,9 @@ class Pipeline:
             return
         cfg = self.stage_config("classifier")
         job = TrainingJob(cfg, self._test_detections())
-        self._training("classifier", job, self.layout.classifier, [])
+        source = cfg.MODEL.CLASSIFIER.WEIGHTS
+        inputs = [("initial", resolve_weights(source))] if source else []
+        self._training("classifier", job, self.layout.classifier, inputs)
         weights = self.layout.classifier / "model_final.pth"
         for name in self.datasets:
             cams_stage(cfg, name, weights, self._place(self.layout.cams(name)))

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,8 @@ from weaksam_d2.artifacts import (
     describe_dataset,
     describe_input,
     list_outputs,
-    merge_manifests,
-    part_path,
-    part_ranges,
-    parts_root,
-    pending_parts,
     read_json,
     sha256_json,
-    shard_parts,
     write_json,
 )
 
@@ -46,8 +41,10 @@ STAGE_KEYS: dict[str, tuple[str, ...]] = {
 NEUTRAL_KEYS = (
     "MODEL.DEVICE",
     "MODEL.WEIGHTS",
+    "MODEL.CLASSIFIER.WEIGHTS",
     "WEAKSAM.SAM.POINTS_PER_BATCH",
     "WEAKSAM.SAM.WEIGHTS",
+    "WEAKSAM.PROPOSALS.EDGE_BOXES_MODEL",
     "WEAKSAM.CAMS.MAX_MAP_CHUNK",
     "DATALOADER.NUM_WORKERS",
     "SOLVER.CHECKPOINT_PERIOD",
@@ -67,7 +64,11 @@ class StageRequest:
 
     ``inputs`` are (name, file or folder) pairs; ``dataset`` describes the images (see
     :func:`describe_records`); ``on_change`` says what to do with an artifact of other settings:
-    ``stop`` with both hashes (tools) or ``redo`` it and say why (pipeline).
+    ``stop`` with both hashes (tools) or ``redo`` it and say why (pipeline). The other fields say
+    how the work is shared (``parts.run_parts``) and change no result: this process is ``shard`` of
+    ``num_shards``; with ``take_over`` it does what others left as well, and with ``join`` it joins
+    the parts once all are there; a part has ``part_size`` images (0: as begun, or 64);
+    ``dispatch(pending, plan, look)`` has pending parts made elsewhere.
     """
 
     stage: str
@@ -79,6 +80,10 @@ class StageRequest:
     overwrite: bool = False
     num_shards: int = 1
     shard: int = 0
+    take_over: bool = False
+    join: bool = True
+    part_size: int = 0
+    dispatch: Callable[..., None] | None = None
 
     def manifest(self, status: str) -> RunManifest:
         """The manifest that a run of this request has."""
@@ -165,83 +170,20 @@ def run_stage(request: StageRequest, body: Callable[[Path, bool], StageResult]) 
         logger.info("%s: %s is complete, skipped", request.stage, request.output)
         return found
     request.output.mkdir(parents=True, exist_ok=True)
+    before = 0.0 if found is None else seconds_worked(found, request.output)
+    expected.seconds = {"total": before}
     expected.write(request.output / "manifest.json")
     write_json(request.output / "config.json", dict(request.config))
     start = time.perf_counter()
     result = body(request.output, found is not None)
-    return _publish(request, expected, result, time.perf_counter() - start)
+    return _publish(request, expected, result, before + time.perf_counter() - start)
 
 
-def run_parts(
-    request: StageRequest,
-    records: Records,
-    process: Callable[[Records, Path, RunManifest], None],
-    merge: Callable[..., None],
-) -> RunManifest | None:
-    """Make an array artifact in parts of 64 images, so that a kill loses one part at most.
-
-    Shard k of K does the parts with ``p % K == k``; whoever finds all parts complete merges them.
-    The merged bytes do not depend on K or on kills.
-
-    Args:
-        request: what is to be made.
-        records: the images, in data set order.
-        process: makes the artifact of some records at a path and gives it the manifest, whose
-            counts it fills.
-        merge: joins parts (``artifacts.merge_*``).
-
-    Returns:
-        The manifest, or None while other shards still owe parts.
-    """
-    expected = request.manifest("running")
-    found = check_existing(request, request.output, expected)
-    if found is not None and found.status == "complete":
-        logger.info("%s: %s is complete, skipped", request.stage, request.output)
-        return found
-    root, ranges = parts_root(request.output), part_ranges(len(records))
-    check_existing(request, root, expected)
-    if not root.exists():
-        root.mkdir(parents=True)
-        write_json(root / "config.json", dict(request.config))
-        expected.write(root / "manifest.json")
-    _run_pending(request, expected, records, ranges, process)
-    waiting = pending_parts(root, expected, len(ranges))
-    if waiting:
-        logger.info("%d of %d parts are left for other shards", len(waiting), len(ranges))
-        return None
-    parts = [part_path(root, p) for p in range(len(ranges))]
-    manifest = merge_manifests(parts)
-    if manifest is None:
-        raise ArtifactMismatchError(f"the parts in {root} have no manifest; use --overwrite")
-    merge(parts, request.output, manifest=manifest)
-    write_json(request.output / "config.json", dict(request.config))
-    shutil.rmtree(root)
-    return RunManifest.read(request.output / "manifest.json")
-
-
-def _run_pending(
-    request: StageRequest,
-    expected: RunManifest,
-    records: Records,
-    ranges: Sequence[range],
-    process: Callable[[Records, Path, RunManifest], None],
-) -> None:
-    root = parts_root(request.output)
-    pending = pending_parts(root, expected, len(ranges))
-    for p in shard_parts(pending, request.num_shards, request.shard):
-        if part_path(root, p).exists():
-            continue  # a process of another division has made it meanwhile
-        start = time.perf_counter()
-        manifest = request.manifest("complete")
-        manifest.parts = len(ranges)
-        process([records[i] for i in ranges[p]], part_path(root, p), manifest)
-        logger.info(
-            "%s: part %d of %d in %.1f s",
-            request.stage,
-            p + 1,
-            len(ranges),
-            time.perf_counter() - start,
-        )
+def seconds_worked(manifest: RunManifest, folder: Path) -> float:
+    """Seconds that interrupted runs worked on a folder, up to the last file that they wrote."""
+    started = datetime.strptime(manifest.created, "%Y-%m-%dT%H:%M:%S%z").timestamp()
+    last = max((p.stat().st_mtime for p in folder.rglob("*") if p.is_file()), default=started)
+    return round(manifest.seconds.get("total", 0.0) + max(0.0, last - started), 3)
 
 
 def _publish(
@@ -278,13 +220,20 @@ def check_existing(
     if request.overwrite or request.on_change == "redo":
         if found is not None:
             logger.warning("%s: done again, because %s", request.stage, reason)
-        shutil.rmtree(folder)
+        remove_artifact(folder)
         return None
     raise ArtifactMismatchError(
         f"{folder} was made by other settings: {reason} (identity "
         f"{'none' if found is None else found.identity()[:12]}, now {expected.identity()[:12]}); "
         "choose another --output, or replace it with --overwrite"
     )
+
+
+def remove_artifact(folder: Path) -> None:
+    """Remove a folder, its manifest first: after a kill nothing is left that looks whole."""
+    (folder / "manifest.json").unlink(missing_ok=True)
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def _difference(request: StageRequest, found: RunManifest, folder: Path) -> str:

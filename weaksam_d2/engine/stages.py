@@ -1,7 +1,7 @@
 """The stages that make array artifacts and pseudo ground truth, as tools and pipeline run them."""
 
+import argparse
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import Any
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
-from tqdm import tqdm
 
 from weaksam_d2.artifacts import (
     CamStore,
@@ -28,34 +27,57 @@ from weaksam_d2.artifacts import (
     write_json,
     write_pseudo_gt,
 )
-from weaksam_d2.cams import generate_cams
+from weaksam_d2.cams import check_pretrained, generate_cams
 from weaksam_d2.data import read_image, weak_records
+from weaksam_d2.engine.parts import run_parts
+from weaksam_d2.engine.progress import PartsProgress
 from weaksam_d2.engine.stage import (
     Records,
     StageRequest,
     StageResult,
     declared_config,
     describe_records,
-    run_parts,
     run_stage,
 )
 from weaksam_d2.prompts import build_prompt_sources, generate_prompts
-from weaksam_d2.proposals import build_proposal_method, generate_proposals
+from weaksam_d2.proposals import build_proposal_method, edge_boxes_model, generate_proposals
 from weaksam_d2.pseudo_gt import build_pseudo_gt_rule, generate_pseudo_gt
 from weaksam_d2.sam import sam_weights
+from weaksam_d2.weights import resolve_weights
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a stage writes, and how it treats what is there already."""
+    """Where a stage writes, how it treats what is there, and how the work is shared.
+
+    The fields are those of ``StageRequest``.
+    """
 
     output: Path
     on_change: str = "stop"
     overwrite: bool = False
     num_shards: int = 1
     shard: int = 0
+    take_over: bool = False
+    join: bool = True
+    part_size: int = 0
+    dispatch: Callable[..., None] | None = None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "Placement":
+        """The place that a tool's command line names; a rank is a shard that takes over."""
+        ranked = args.ranks > 1
+        return cls(
+            args.output,
+            overwrite=args.overwrite,
+            num_shards=args.ranks if ranked else args.num_shards,
+            shard=args.rank if ranked else args.shard,
+            take_over=ranked,
+            join=args.join and args.rank == 0,
+            part_size=args.part_size,
+        )
 
     def request(
         self, stage: str, cfg: Any, dataset: Mapping[str, Any], inputs: Sequence[tuple[str, Path]]
@@ -71,24 +93,49 @@ class Placement:
             overwrite=self.overwrite,
             num_shards=self.num_shards,
             shard=self.shard,
+            take_over=self.take_over,
+            join=self.join,
+            part_size=self.part_size,
+            dispatch=self.dispatch,
+        )
+
+    def progress(self, name: str, records: Records) -> PartsProgress:
+        """Progress of a stage; of several ranks only the first one draws its bar."""
+        return PartsProgress(
+            name,
+            len(records),
+            shown=not self.take_over or self.shard == 0,
+            prefix=f"rank {self.shard}" if self.take_over else "",
         )
 
 
-def cams_stage(cfg: Any, dataset: str, weights: Path, place: Placement) -> RunManifest | None:
+def outcome(args: argparse.Namespace, manifest: RunManifest | None) -> str:
+    """What a tool says at its end: the counts, or who still owes something."""
+    if manifest is not None:
+        return f"{args.output}: {manifest.counts}"
+    if args.ranks > 1:
+        return f"rank {args.rank} of {args.ranks} is done; rank 0 joins the parts"
+    return f"shard {args.shard} of {args.num_shards} is done; other shards owe parts"
+
+
+def cams_stage(
+    cfg: Any, dataset: str, weights: Path | None, place: Placement
+) -> RunManifest | None:
     """Activation maps of every image of a weak data set, by a trained classifier.
 
     The classes of an image are its tags on training sets and predicted ones on test sets
-    (``WEAKSAM.CAMS.GATE_TRAIN``, ``GATE_TEST``).
+    (``WEAKSAM.CAMS.GATE_TRAIN``, ``GATE_TEST``). weights: a checkpoint of our own training; None:
+    the published weights of ``MODEL.CLASSIFIER.WEIGHTS`` as they are.
     """
     records = weak_records(dataset)
     gate = cfg.WEAKSAM.CAMS.GATE_TRAIN if dataset in cfg.DATASETS.TRAIN else None
     gate = gate or cfg.WEAKSAM.CAMS.GATE_TEST
     described = {**describe_records(dataset, records), "gate": gate}
-    request = place.request("cams", cfg, described, [("classifier", weights)])
+    request = place.request("cams", cfg, described, [("classifier", weights or _published(cfg))])
     names = MetadataCatalog.get(dataset).thing_classes
     load = _once(lambda: _load_classifier(cfg, weights))
     settings = cfg.WEAKSAM.CAMS
-    bar = _progress(records, "cams")
+    bar = place.progress("cams", records)
 
     def process(part: Records, path: Path, manifest: RunManifest) -> None:
         classifier = load()
@@ -99,6 +146,7 @@ def cams_stage(cfg: Any, dataset: str, weights: Path, place: Placement) -> RunMa
             scales=settings.SCALES,
             heads=classifier.network.heads,
             blocks=classifier.network.blocks,
+            cross_rows=classifier.network.cross_rows,
         ) as writer:
             writer.manifest = manifest
             summary = generate_cams(
@@ -115,7 +163,7 @@ def cams_stage(cfg: Any, dataset: str, weights: Path, place: Placement) -> RunMa
             )
             manifest.counts = summary.counts()
 
-    manifest = run_parts(request, records, process, merge_cam_stores)
+    manifest = run_parts(request, records, process, merge_cam_stores, bar)
     bar.close()
     return manifest
 
@@ -130,7 +178,7 @@ def prompts_stage(
     sources = build_prompt_sources(cfg)
     store = None if cams is None else CamStore.open(cams)
     names = MetadataCatalog.get(dataset).thing_classes
-    bar = _progress(records, "prompts")
+    bar = place.progress("prompts", records)
 
     def process(part: Records, path: Path, manifest: RunManifest) -> None:
         grid = None
@@ -145,7 +193,7 @@ def prompts_stage(
             )
             manifest.counts = summary.counts()
 
-    manifest = run_parts(request, records, process, merge_prompt_sets)
+    manifest = run_parts(request, records, process, merge_prompt_sets, bar)
     bar.close()
     return manifest
 
@@ -159,13 +207,14 @@ def proposals_stage(
     weights = sam_weights(cfg) if cfg.WEAKSAM.PROPOSALS.METHOD == "SAM" else None
     if weights is not None:
         inputs.append(("sam", weights))
+    if cfg.WEAKSAM.PROPOSALS.METHOD == "EdgeBoxes":
+        inputs.append(("edge_boxes", edge_boxes_model(cfg)))
     request = place.request("proposals", cfg, describe_records(dataset, records), inputs)
     method = _once(lambda: build_proposal_method(cfg))
     store = None if prompts is None else PromptSet.open(prompts)
-    bar = _progress(records, cfg.WEAKSAM.PROPOSALS.METHOD)
+    bar = place.progress(cfg.WEAKSAM.PROPOSALS.METHOD, records)
 
     def process(part: Records, path: Path, manifest: RunManifest) -> None:
-        start = time.perf_counter()
         built = method()
         with ProposalStoreWriter(path, source_names=built.source_names) as writer:
             writer.manifest = manifest
@@ -173,9 +222,8 @@ def proposals_stage(
                 part, store, built, writer=writer, on_progress=bar.update, read_image=read_image
             )
             manifest.counts = summary.counts()
-            manifest.seconds = {"total": round(time.perf_counter() - start, 3)}
 
-    manifest = run_parts(request, records, process, merge_proposal_stores)
+    manifest = run_parts(request, records, process, merge_proposal_stores, bar)
     bar.close()
     return manifest
 
@@ -204,9 +252,22 @@ def pseudo_gt_stage(cfg: Any, dataset: str, detections: Path, place: Placement) 
     return run_stage(replace(request, num_shards=1, shard=0), body)
 
 
-def _load_classifier(cfg: Any, weights: Path) -> Any:
+def _published(cfg: Any) -> Path:
+    source = cfg.MODEL.CLASSIFIER.WEIGHTS
+    if not source:
+        raise ValueError(
+            "there is no classifier: give a trained checkpoint (--input), or published weights in "
+            "MODEL.CLASSIFIER.WEIGHTS"
+        )
+    return resolve_weights(source)
+
+
+def _load_classifier(cfg: Any, weights: Path | None) -> Any:
     model = build_model(cfg)
-    DetectionCheckpointer(model).load(str(weights))
+    if weights is not None:
+        DetectionCheckpointer(model).load(str(weights))
+    else:
+        check_pretrained(model)
     return model.eval()
 
 
@@ -220,7 +281,3 @@ def _once(make: Callable[[], Any]) -> Callable[[], Any]:
         return made[0]
 
     return get
-
-
-def _progress(records: Records, name: str) -> Any:
-    return tqdm(total=len(records), desc=name, unit="image", dynamic_ncols=True, mininterval=1.0)

@@ -11,6 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
 from weaksam_d2.artifacts import read_json, write_json
+from weaksam_d2.cams import check_pretrained
 from weaksam_d2.engine.stage import StageResult
 from weaksam_d2.engine.trainer import WeakSAMTrainer, flat_results
 from weaksam_d2.wsod import WSODRCNN
@@ -48,10 +49,7 @@ def train_and_detect(job: TrainingJob, output: Path, resume: bool) -> StageResul
     cfg.freeze()
     start = time.perf_counter()
     if not (output / FINAL).exists():
-        trainer = WeakSAMTrainer(cfg)
-        trainer.resume_or_load(resume=resume)
-        trainer.train()
-        del trainer
+        _train(cfg, resume)
     seconds = {"train": round(time.perf_counter() - start, 1)}
     start = time.perf_counter()
     model = None
@@ -64,6 +62,22 @@ def train_and_detect(job: TrainingJob, output: Path, resume: bool) -> StageResul
         _detect(cfg, model, detection, output)
     seconds["detect"] = round(time.perf_counter() - start, 1)
     return StageResult(counts={"iterations": cfg.SOLVER.MAX_ITER}, seconds=seconds)
+
+
+def _train(cfg: Any, resume: bool) -> None:
+    """Train; with ``SOLVER.MAX_ITER`` 0 the weights that the model starts with are the result."""
+    if cfg.SOLVER.MAX_ITER > 0:
+        trainer = WeakSAMTrainer(cfg)
+        trainer.resume_or_load(resume=resume)
+        trainer.train()
+        return
+    model = build_model(cfg)
+    checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR)
+    if cfg.MODEL.WEIGHTS:
+        checkpointer.load(cfg.MODEL.WEIGHTS)
+    else:
+        check_pretrained(model)
+    checkpointer.save(Path(FINAL).stem)
 
 
 def _detect(cfg: Any, model: Any, detection: Detection, output: Path) -> None:

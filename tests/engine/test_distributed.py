@@ -1,0 +1,33 @@
+"""Training on two processes without a GPU: torchrun, gloo, WSOD and retraining."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def test_two_ranks_train_as_one_although_one_has_no_label_or_box(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-W", "ignore", "-m", "torch.distributed.run"),
+            *("--standalone", "--nproc_per_node", "2"),
+            *(str(REPO / "tests/engine/two_ranks.py"), str(tmp_path / "run")),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    ranks = [json.loads((tmp_path / f"run/rank{r}.json").read_text()) for r in (0, 1)]
+    assert ranks[0] == ranks[1]
+    for task in ("wsod", "retrain"):
+        found = ranks[0][task]
+        assert found["wrapped"] == "DistributedDataParallel"
+        assert found["equal"], "the ranks drifted apart: gradients were not averaged"
+        assert found["moved"] > 5 and found["iterations"] == 2
+        assert (tmp_path / "run" / task / "model_final.pth").exists()
