@@ -94,6 +94,16 @@ def test_stem_and_levels_are_frozen_and_the_rest_learns(name: str, freeze_at: in
     assert training[0] == (freeze_at == 0) and training[-1]
 
 
+@pytest.mark.parametrize("name", ["test_efficientnet", "resnet18"])
+@pytest.mark.parametrize("indices", [(2, 3), (3, 4)])
+def test_every_parameter_that_learns_gets_a_gradient(name: str, indices: tuple[int, ...]) -> None:
+    backbone = make(name, indices, freeze_norm=False)
+    torch.stack([level.mean() for level in backbone(IMAGES).values()]).sum().backward()
+    learning = {n: p for n, p in backbone.named_parameters() if p.requires_grad}
+    assert learning
+    assert [n for n, p in learning.items() if p.grad is None] == []
+
+
 def test_batch_norm_keeps_its_statistics_only_if_frozen() -> None:
     for freeze_norm in (True, False):
         backbone = make(freeze_norm=freeze_norm).train()

@@ -128,8 +128,10 @@ class TimmBackbone(Backbone):
         if self._whole:
             yield self.network
             return
+        info: Any = self.network.feature_info
+        # Stages after the last level get no gradient: distributed training would wait for it.
+        yield from _modules_after(self.network, info.module_name()[-1])
         if freeze_at:
-            info: Any = self.network.feature_info
             yield from _modules_up_to(self.network, info.info[freeze_at - 1]["module"])
         if freeze_norm:
             # Not FrozenBatchNorm2d: timm's BatchNormAct2d holds the activation and would lose it.
@@ -171,6 +173,19 @@ def _modules_up_to(network: nn.Module, target: str) -> list[nn.Module]:
             found.append(module)
     if not reached:
         raise ValueError(f"the network has no module {target!r}; lower MODEL.TIMM.FREEZE_AT")
+    return found
+
+
+def _modules_after(network: nn.Module, target: str) -> list[nn.Module]:
+    """Modules that are executed after the one named target; none if there is no such name."""
+    names = (target, target.replace(".", "_"))
+    found: list[nn.Module] = []
+    reached = False
+    for name, module in network.named_modules():
+        inside = any(name == n or name.startswith(n + ".") for n in names)
+        if reached and not inside:
+            found.append(module)
+        reached = reached or inside
     return found
 
 

@@ -3,7 +3,9 @@
 import logging
 import shutil
 import time
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from weaksam_d2.artifacts import (
@@ -30,7 +32,6 @@ from weaksam_d2.engine.stage import Records, StageRequest, check_existing
 
 logger = logging.getLogger(__name__)
 Process = Callable[[Records, Path, RunManifest], None]
-MERGED_NAME = "merged"
 
 
 def run_parts(
@@ -66,17 +67,18 @@ def run_parts(
     found = check_existing(request, request.output, expected)
     if found is not None and found.status == "complete":
         logger.info("%s: %s is complete, skipped", request.stage, request.output)
-        _remove_leftover(request, expected)
-        return found
-    shown = progress or PartsProgress(request.stage, len(records), shown=False)
-    try:
-        return _run(request, expected, records, process, merge, shown)
-    except (OSError, ArtifactError):
-        # Another process may have joined and removed the parts under our hands.
-        done = _made_meanwhile(request, expected)
-        if done is None:
-            raise
-        return done
+    else:
+        shown = progress or PartsProgress(request.stage, len(records), shown=False)
+        try:
+            found = _run(request, expected, records, process, merge, shown)
+        except (OSError, ArtifactError):
+            # Another process may have joined and removed the parts under our hands.
+            found = _made_meanwhile(request, expected)
+            if found is None:
+                raise
+    if found is not None:
+        _remove_parts(request, expected)
+    return found
 
 
 def _run(
@@ -88,6 +90,9 @@ def _run(
     progress: PartsProgress,
 ) -> RunManifest | None:
     plan = open_plan(request, expected, len(records))
+    done = _made_meanwhile(request, expected)
+    if done is not None:  # published since we looked, so the plan may be a new one
+        return done
     pending = pending_parts(plan.root, expected, len(plan.ranges))
     progress.watch(plan)
     if request.dispatch is not None and pending:
@@ -153,23 +158,37 @@ def _make_parts(
 def _publish(
     request: StageRequest, expected: RunManifest, plan: PartPlan, merge: Callable[..., None]
 ) -> RunManifest:
+    """Join the parts; of several processes that do so at once, the first one's result stays."""
+    try:
+        return _join(request, expected, plan, merge)
+    except (OSError, ArtifactError):
+        # The others' folder is in the way, or they have removed the parts under our hands.
+        found = _made_meanwhile(request, expected)
+        if found is None:
+            raise
+        logger.info("%s: %s was joined by another process", request.stage, request.output)
+        return found
+
+
+def _join(
+    request: StageRequest, expected: RunManifest, plan: PartPlan, merge: Callable[..., None]
+) -> RunManifest:
     start = time.perf_counter()
     parts = [part_path(plan.root, p) for p in range(len(plan.ranges))]
     manifest = merge_manifests(parts)
     if manifest is None:
         raise ArtifactMismatchError(f"the parts in {plan.root} have no manifest; use --overwrite")
     manifest.command = expected.command  # a worker's own command line names its machine
-    # Joined inside the folder of parts, so that a kill leaves nothing beside the artifact.
-    merged = plan.root / MERGED_NAME
-    if not merged.exists():
-        merge(parts, merged, manifest=manifest)
+    # Inside the folder of parts, so that a kill leaves nothing beside the artifact, and in a place
+    # of this process alone, so that nobody moves it while it is written.
+    merged = plan.root / f"merged-{uuid.uuid4().hex}"
+    merge(parts, merged, manifest=manifest)
     written = RunManifest.read(merged)
     seconds = written.seconds.get("total", 0.0) + time.perf_counter() - start
     written.seconds["total"] = round(seconds, 3)
     written.write(merged)
     write_json(merged / "config.json", dict(request.config))
     move_folder(merged, request.output)
-    _remove(plan.root)
     return written
 
 
@@ -183,17 +202,12 @@ def _made_meanwhile(request: StageRequest, expected: RunManifest) -> RunManifest
     return found if same else None
 
 
-def _remove_leftover(request: StageRequest, expected: RunManifest) -> None:
-    """Remove parts of this very run that a kill has left beside the complete artifact."""
+def _remove_parts(request: StageRequest, expected: RunManifest) -> None:
+    """Remove the parts of a complete artifact, also those that a kill or a slower process left."""
     root = parts_root(request.output)
     path = root / "manifest.json"
-    if root.exists() and not (
-        path.is_file() and RunManifest.read(path).identity() != expected.identity()
-    ):
-        _remove(root)
-
-
-def _remove(root: Path) -> None:
-    """Close a folder of parts, then remove it; others may still be writing into it."""
-    (root / PLAN_NAME).unlink(missing_ok=True)
-    shutil.rmtree(root, ignore_errors=True)
+    with suppress(FileNotFoundError):  # another process removes them, too
+        if path.is_file() and RunManifest.read(path).identity() != expected.identity():
+            return
+        (root / PLAN_NAME).unlink(missing_ok=True)  # first: others see that the parts are closed
+        shutil.rmtree(root, ignore_errors=True)
