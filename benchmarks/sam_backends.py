@@ -6,7 +6,7 @@ encoder for a 32 x 32 grid, 1.3 times for 8 x 8. Those rows are met if ratio >= 
 
 Example:
     python benchmarks/sam_backends.py --quick --json output/bench/sam_backends.json
-    python benchmarks/sam_backends.py --no-compile     # torch.compile takes minutes on a CPU
+    python benchmarks/sam_backends.py --compile        # torch.compile takes minutes on a CPU
 """
 
 import copy
@@ -193,9 +193,9 @@ def comparisons(quick: bool, compile_too: bool) -> Iterator[Comparison[Any]]:
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--compile", action="store_true", help="torch.compile as well")
     args = parser.parse_args()
-    rows = [measure(comparison) for comparison in comparisons(args.quick, not args.no_compile)]
+    rows = [measure(comparison) for comparison in comparisons(args.quick, args.compile)]
     report(rows, args.json)
 
 
