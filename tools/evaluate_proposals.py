@@ -1,11 +1,12 @@
 """Recall of proposal stores on the annotated twin of their data set; nothing is trained.
 
 Example:
-    python tools/evaluate_proposals.py --config-file configs/pipelines/voc07_mist.yaml \
-        --input output/voc07/proposals --output output/voc07/proposals_recall.json --check
-    python tools/evaluate_proposals.py --config-file configs/pipelines/voc07_mist.yaml \
-        --input WeakSAM=output/voc07/proposals "Selective Search=output/voc07/selective_search" \
-        --by-source --equal-count --output output/voc07/table.json TEST.BOOTSTRAP 1000
+    python tools/evaluate_proposals.py --config-file configs/pipelines/scenes_demo.yaml \
+        --input output/demo/proposals/scenes_demo_train_weak --output output/recall.json --check
+    python tools/evaluate_proposals.py --config-file configs/pipelines/scenes_demo.yaml \
+        --input WeakSAM=output/demo/proposals/scenes_demo_train_weak \
+        "Selective Search=output/demo/proposals/scenes_demo_train_weak_selective_search" \
+        --by-source --equal-count --output output/table.json TEST.BOOTSTRAP 1000
 
 Prints a table and writes figures (JSON) and curves (--plot, SVG unless named otherwise): recall
 with one proposal for each object (one2one, the paper's figure) and with the best proposal (any),

@@ -2,7 +2,8 @@
 
 Example:
     python tools/generate_cams.py --config-file configs/PascalVOC-Classification/cnn_lite0.yaml \
-        --input output/classifier/model_final.pth --output output/voc07/cams
+        --input output/classifier/model_final.pth --output output/cams \
+        DATASETS.TRAIN "('voc_2007_trainval_weak',)"
 
 Images of DATASETS.TRAIN get maps of their tags, others maps of predicted classes
 (WEAKSAM.CAMS.GATE_TRAIN, GATE_TEST). A second run goes on where the first one stopped. Without

@@ -1,8 +1,8 @@
 """Point prompts of a weak data set: peaks of its activation maps; the dense grid as a parameter.
 
 Example:
-    python tools/generate_prompts.py --config-file configs/pipelines/voc07_mist.yaml \
-        --input output/voc07/cams --output output/voc07/prompts
+    python tools/generate_prompts.py --config-file configs/pipelines/scenes_demo.yaml \
+        --input output/demo/cams/scenes_demo_train_weak --output output/prompts
 
 Without --input there are no activation maps, and the prompts are the grid alone.
 """

@@ -1,10 +1,10 @@
 """Proposal boxes of a weak data set: SAM on its prompts, or another method of the config.
 
 Example:
-    python tools/generate_proposals.py --config-file configs/pipelines/voc07_mist.yaml \
-        --input output/voc07/prompts --output output/voc07/proposals
-    python tools/generate_proposals.py --config-file configs/pipelines/voc07_mist.yaml \
-        --output output/voc07/selective_search WEAKSAM.PROPOSALS.METHOD SelectiveSearch
+    python tools/generate_proposals.py --config-file configs/pipelines/scenes_demo.yaml \
+        --input output/demo/prompts/scenes_demo_train_weak --output output/proposals
+    python tools/generate_proposals.py --config-file configs/pipelines/scenes_demo.yaml \
+        --output output/selective_search WEAKSAM.PROPOSALS.METHOD SelectiveSearch
 
 Without --input, SAM is prompted with the dense grid alone. Several processes share the work with
 --num-gpus (or torchrun), --num-shards and --shard, or --ray (docs/scale_out.md); a run that was

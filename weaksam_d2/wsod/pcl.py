@@ -6,10 +6,9 @@ from detectron2.config import configurable
 from torch import Tensor
 
 from weaksam_d2.ops.pcl import cluster_loss, graph_centers
-from weaksam_d2.ops.seeds import Assignment, Seeds, assign_to_seeds
+from weaksam_d2.ops.seeds import Assignment, Seeds
 
-from .refinement import REFINEMENT_LOSS_REGISTRY
-from .seed_miner import SeedMiner
+from .refinement import REFINEMENT_LOSS_REGISTRY, WeightedCrossEntropy
 
 __all__ = ["PCL", "GraphCenters"]
 
@@ -47,11 +46,13 @@ class GraphCenters:
 
 
 @REFINEMENT_LOSS_REGISTRY.register()
-class PCL:
+class PCL(WeightedCrossEntropy):
     """The members of a proposal cluster learn their class by their mean probability.
 
     Source: PCL (Tang et al., 2018); weaksam.md, Sec. 5.4.
     """
+
+    node = "MODEL.WSOD.PCL"
 
     @configurable
     def __init__(
@@ -74,19 +75,10 @@ class PCL:
             log_eps: added to probabilities before the logarithm.
             norm: as for ``WeightedCrossEntropy``.
         """
-        if not 0 <= ignore_iou <= fg_iou <= 1:
-            raise ValueError(
-                "MODEL.WSOD.PCL needs 0 <= IGNORE_IOU <= FG_IOU <= 1, "
-                f"got IGNORE_IOU {ignore_iou} and FG_IOU {fg_iou}"
-            )
-        if norm not in ("rois", "weights"):
-            raise ValueError(f"MODEL.WSOD.REFINE_NORM is {norm!r}, use rois or weights")
-        self.seed_miner: SeedMiner | None = centers
-        self.fg_iou = fg_iou
-        self.ignore_iou = ignore_iou
-        self.fg_strict = fg_strict
-        self.log_eps = log_eps
-        self.norm = norm
+        super().__init__(
+            fg_iou=fg_iou, ignore_iou=ignore_iou, fg_strict=fg_strict, log_eps=log_eps, norm=norm
+        )
+        self.seed_miner = centers
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -104,17 +96,6 @@ class PCL:
             "log_eps": node.LOG_EPS,
             "norm": node.REFINE_NORM,
         }
-
-    def assign(self, boxes: Tensor, seeds: Seeds, num_classes: int) -> Assignment:
-        """As :meth:`RefinementLoss.assign`."""
-        return assign_to_seeds(
-            boxes,
-            seeds,
-            num_classes=num_classes,
-            fg_iou=self.fg_iou,
-            ignore_iou=self.ignore_iou,
-            fg_strict=self.fg_strict,
-        )
 
     def loss(self, logits: Tensor, assignment: Assignment, num_seeds: int) -> Tensor:
         """As :meth:`RefinementLoss.loss`."""

@@ -60,6 +60,7 @@ class WeightedCrossEntropy:
     Source: OICR (Tang et al., 2017); weaksam.md, Sec. 5.4.
     """
 
+    node = "MODEL.WSOD"  # of the IoU keys, for messages
     seed_miner: SeedMiner | None = None
 
     @configurable
@@ -84,7 +85,7 @@ class WeightedCrossEntropy:
         """
         if not 0 <= ignore_iou <= fg_iou <= 1:
             raise ValueError(
-                "MODEL.WSOD needs 0 <= IGNORE_IOU <= FG_IOU <= 1, "
+                f"{self.node} needs 0 <= IGNORE_IOU <= FG_IOU <= 1, "
                 f"got IGNORE_IOU {ignore_iou} and FG_IOU {fg_iou}"
             )
         if not 0 <= log_eps < 1:
