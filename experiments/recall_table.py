@@ -8,7 +8,9 @@ Trains the CNN classifier on the tags of --train, makes maps, prompts, SAM's box
 Search and, if --edge-boxes names its model file, EdgeBoxes of 100 evenly spaced images of --test,
 and compares them, with a plot beside the table. Clue networks whose published weights are not
 given (--weaktr, --mctformer, --clip) have no row. The CPU setting uses MobileSAM and a 16 x 16
-grid; --full the paper's 32 x 32 grid (hours on a CPU). It goes on where a kill stopped it.
+grid; --full the paper's 32 x 32 grid (hours on a CPU). --grid-nms takes several values, one set of
+rows each: the paper's .3 was chosen for SAM ViT-H, whose grid leaves far more boxes; it costs
+MobileSAM much of its recall at strict overlaps. It goes on where a kill stopped it.
 """
 
 import argparse
@@ -59,13 +61,16 @@ class Experiment:
             self.tool("train_net.py", CLASSIFIER, train, "--resume", "OUTPUT_DIR", folder)
         return weights
 
-    def weaksam(self, name: str, config: str, weights: str) -> Path:
-        """Boxes from the maps of one clue network; no published weights: the CNN's are trained."""
+    def weaksam(self, name: str, config: str, weights: str) -> dict[str, Path]:
+        """Rows of one clue network: SAM's boxes at each NMS threshold of the grid.
+
+        Without published weights the CNN's, which are trained here.
+        """
         folder, keys = self.work / name, list[object]()
         source: list[object] = ["--input", self.classifier()] if name == "cnn" else []
         if name != "cnn":
             keys = ["MODEL.CLASSIFIER.WEIGHTS", Path(weights).resolve()]
-        cams, prompts, boxes = (folder / stage for stage in ("cams", "prompts", "proposals"))
+        cams, prompts = folder / "cams", folder / "prompts"
         self.tool("generate_cams.py", config, self.test, *source, "--output", cams, *keys)
         sources = CNN_SOURCES if name == "cnn" else ALL_SOURCES
         grid = 32 if self.args.full else 16
@@ -73,9 +78,14 @@ class Experiment:
         settings += ["WEAKSAM.PROMPTS.GRID.POINTS_PER_SIDE", str(grid)]
         flags = ["--input", cams, "--output", prompts]
         self.tool("generate_prompts.py", SAM_CONFIG, self.test, *flags, *settings)
-        flags = ["--input", prompts, "--output", boxes]
-        self.tool("generate_proposals.py", SAM_CONFIG, self.test, *flags, *settings)
-        return boxes
+        rows: dict[str, Path] = {}
+        for threshold in self.args.grid_nms:
+            boxes = folder / f"proposals_nms_{threshold}"
+            flags = ["--input", prompts, "--output", boxes, *settings]
+            flags += ["WEAKSAM.PROPOSALS.GRID.NMS_THRESH", str(threshold)]
+            self.tool("generate_proposals.py", SAM_CONFIG, self.test, *flags)
+            rows[f"WeakSAM ({name}), grid NMS {threshold}"] = boxes
+        return rows
 
     def classic(self, method: str, *keys: object) -> Path:
         """Boxes of a method that needs no prompts."""
@@ -89,10 +99,10 @@ def main(args: argparse.Namespace) -> None:
     """All rows, then the table."""
     run = Experiment(args)
     run.work.mkdir(parents=True, exist_ok=True)
-    stores = {"WeakSAM (cnn)": run.weaksam("cnn", CLASSIFIER, "")}
+    stores = run.weaksam("cnn", CLASSIFIER, "")
     for name, config in PUBLISHED.items():
         if weights := getattr(args, name):
-            stores[f"WeakSAM ({name})"] = run.weaksam(name, config, weights)
+            stores |= run.weaksam(name, config, weights)
     stores["Selective Search"] = run.classic("SelectiveSearch")
     if args.edge_boxes:
         key = ("WEAKSAM.PROPOSALS.EDGE_BOXES_MODEL", Path(args.edge_boxes).resolve())
@@ -114,6 +124,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--test", default="val", help="split that the table is made on")
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--full", action="store_true", help="the paper's 32 x 32 grid")
+    parser.add_argument("--grid-nms", nargs="+", type=float, default=[0.3], metavar="IOU")
     parser.add_argument("--edge-boxes", metavar="FILE", help="OpenCV's structured edge model")
     for name in PUBLISHED:
         parser.add_argument(f"--{name}", metavar="FILE", help="its published weights")

@@ -94,6 +94,7 @@ def test_attention_of_the_whole_image_has_one_row(tmp_path: Path) -> None:
     store = CamStore.open(tmp_path / "cams")
     np.testing.assert_array_equal(store["two"].cross[1], one[1].astype(np.float16))
     assert store["none"].cross[1].shape == (0, 2, 3, 4, 5)
+    assert store["two"].cross_rows == "image"
 
 
 def test_maps_of_another_size_in_each_image(tmp_path: Path) -> None:

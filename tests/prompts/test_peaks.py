@@ -151,9 +151,11 @@ def test_blocks_have_the_numbers_of_the_network() -> None:
 def test_attention_of_the_whole_image_has_no_class() -> None:
     cross = np.zeros((1, 1, 1, 40, 60), np.float32)
     cross[..., 7, 8] = 1.0
-    cams = _cams([4, 6], [_map(), _map()], cross=(cross,), blocks=(12,))
-    prompts = CrossAttentionPeaks(settings=PeakSettings(kernel_size=129))(RECORD, cams)
-    assert prompts.classes.tolist() == [-1] and prompts.blocks.tolist() == [12]
+    for tags in ([4, 6], [4]):  # also where one class would fit the one row
+        maps = [_map() for _ in tags]
+        cams = _cams(tags, maps, cross=(cross,), blocks=(12,), cross_rows="image")
+        prompts = CrossAttentionPeaks(settings=PeakSettings(kernel_size=129))(RECORD, cams)
+        assert prompts.classes.tolist() == [-1] and prompts.blocks.tolist() == [12]
 
 
 def test_a_cluster_carries_the_peaks_it_is_made_of() -> None:

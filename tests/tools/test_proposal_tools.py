@@ -137,3 +137,14 @@ def test_similarity_of_two_stores_with_a_real_network(run: Run, place: Path) -> 
         assert image.width > 500
     bad = run("analyze_proposals.py", "Base-WSOD-VGG16.yaml", "--output", place / "other.json")
     assert bad == 1 and not (place / "other.json").exists()
+
+
+def test_artifacts_of_chosen_images_are_drawn_side_by_side(run: Run, place: Path) -> None:
+    pictures = place / "pictures"
+    flags = ("--image-id", "b", "a", "--limit", "2", "--output", pictures)
+    assert run("visualize_artifacts.py", "Base-WSOD-Lite0.yaml", *flags) == 0
+    assert sorted(path.name for path in pictures.iterdir()) == ["a.png", "b.png"]
+    width, height = Image.open(pictures / "a.png").size
+    assert width > 2 * SIZE[1] and height > SIZE[0]
+    flags = ("--image-id", "z", "--output", pictures)
+    assert run("visualize_artifacts.py", "Base-WSOD-Lite0.yaml", *flags) == 1

@@ -30,7 +30,8 @@ class CamMaps:
     Shapes: classes int64 (m,), contiguous and rising; coarse and fine float32 (m, h, w) for each
     scale; cross (m, heads, blocks, h, w), or one row for the image. ``image_size`` is (height,
     width); ``gate`` tells whether the classes are the image's tags ("gt") or predicted ("pred");
-    ``blocks`` are the numbers, from 1, of the blocks of ``cross`` (empty: 1, 2, …).
+    ``blocks`` are the numbers, from 1, of the blocks of ``cross`` (empty: 1, 2, …), and
+    ``cross_rows`` tells whether a row of ``cross`` belongs to a "class" or to the "image".
     """
 
     image_size: tuple[int, int]
@@ -40,6 +41,7 @@ class CamMaps:
     cross: tuple[Array, ...] | None = None
     gate: str = "gt"
     blocks: tuple[int, ...] = ()
+    cross_rows: str = "class"
 
 
 class CamStoreWriter(ArrayFolderWriter):
@@ -274,6 +276,7 @@ class CamStore(ArrayFolder):
             cross=self._read("cross", image) if "cross" in self._has else None,
             gate=str(self._gate_names[self._gates[image]]),
             blocks=self.blocks,
+            cross_rows=str(self.index.get("cross_rows", "class")),
         )
 
     def image_size(self, image_id: ImageId) -> tuple[int, int]:

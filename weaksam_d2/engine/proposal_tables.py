@@ -80,17 +80,24 @@ def finish_store_flags(parser: argparse.ArgumentParser, args: argparse.Namespace
             parser.error(f"{path} exists; replace it with --overwrite")
 
 
-def store_paths(parser: argparse.ArgumentParser, values: Sequence[str]) -> dict[str, Path]:
-    """Folders of ``--input`` by name; without ``NAME=`` it is that of the folder."""
+def store_paths(
+    parser: argparse.ArgumentParser, values: Sequence[str], *, files: bool = False
+) -> dict[str, Path]:
+    """Folders of ``--input`` by name; without ``NAME=`` it is that of the folder.
+
+    ``files``: other artifacts than stores are welcome, which may be files.
+    """
+    there = Path.exists if files else Path.is_dir
     paths: dict[str, Path] = {}
     for value in values:
         name, sign, folder = value.partition("=")
-        if not sign or Path(value).is_dir():  # a folder may have an equals sign in its own name
+        if not sign or there(Path(value)):  # a folder may have an equals sign in its own name
             name, folder = Path(value).resolve().name, value
-        if not Path(folder).is_dir():
-            parser.error(f"--input {value}: {folder} is not a folder with proposals")
+        if not there(Path(folder)):
+            expected = "does not exist" if files else "is not a folder with proposals"
+            parser.error(f"--input {value}: {folder} {expected}")
         if not name or name in paths:
-            parser.error(f"--input {value}: give each store a name of its own, NAME=FOLDER")
+            parser.error(f"--input {value}: give each input a name of its own, NAME=PATH")
         paths[name] = Path(folder)
     return paths
 

@@ -17,6 +17,7 @@ from weaksam_d2.artifacts import (
     read_pseudo_gt,
 )
 from weaksam_d2.data import read_image, weak_records
+from weaksam_d2.engine.artifact_pictures import by_image
 from weaksam_d2.engine.figures import annotated_records, recall_at_counts, recall_curve
 from weaksam_d2.engine.layout import Layout
 from weaksam_d2.engine.training import detections_file
@@ -105,7 +106,7 @@ def _train_panels(layout: Layout, train: str, count: int) -> list[Panel]:
     ours = _open(ProposalStore.open, layout.proposals(train))
     baseline = _open(ProposalStore.open, layout.selective_search(train))
     labels = {
-        rule: _by_image(read_pseudo_gt(path).annotations)
+        rule: by_image(read_pseudo_gt(path).annotations)
         for rule in ("top1", "adaptive")
         if (path := layout.pseudo_gt(rule) / "pseudo_gt.json").exists()
     }
@@ -160,7 +161,7 @@ def _test_panels(layout: Layout, test: str, count: int) -> list[Panel]:
 def _detected(layout: Layout, test: str) -> dict[str, Annotated]:
     folders = {"WSOD": layout.wsod, "retrained": layout.retrain}
     return {
-        name: _by_image(read_detections(detections_file(folder, test)))
+        name: by_image(read_detections(detections_file(folder, test)))
         for name, folder in folders.items()
         if detections_file(folder, test).exists()
     }
@@ -218,13 +219,6 @@ def _arrays(rows: Iterable[Mapping[str, Any]], categories: CategoryMap) -> dict[
             [categories.to_contiguous(row["category_id"]) for row in rows], np.int64
         ),
     }
-
-
-def _by_image(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    table: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        table.setdefault(str(row["image_id"]), []).append(row)
-    return table
 
 
 def _open(open_store: Callable[[Path], Any], path: Path) -> Any:

@@ -224,7 +224,8 @@ def _origin(
     """
     index = np.unravel_index(rows, leading)
     # Attention of the whole image has one row, which belongs to no class.
-    classes = np.asarray(cams.classes) if leading[0] == len(cams.classes) else np.array([-1])
+    of_image = len(leading) > 1 and cams.cross_rows == "image"
+    classes = np.array([-1]) if of_image else np.asarray(cams.classes)
     if len(leading) == 1:
         none = np.full(len(rows), -1, np.int16)
         return classes[index[0]], none, none
