@@ -41,7 +41,8 @@ DETECTRON2_FLAGS = {
 
 def pages() -> list[Path]:
     """The Markdown files of the repository that users read."""
-    folders = [REPO, REPO / "docs", REPO / "projects", *sorted((REPO / "projects").glob("*/"))]
+    tops = [REPO / "docs", REPO / "projects"]
+    folders = [REPO, *tops, *(folder for top in tops for folder in sorted(top.glob("*/")))]
     return sorted({path for folder in folders for path in folder.glob("*.md")})
 
 

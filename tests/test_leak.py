@@ -18,7 +18,14 @@ from detectron2.utils.events import EventStorage
 from PIL import Image
 
 from weaksam_d2.artifacts import ProposalStoreWriter
-from weaksam_d2.data import build_train_loader, register_coco_weak, register_voc_weak, weak_records
+from weaksam_d2.data import (
+    build_train_loader,
+    register_coco_weak,
+    register_tagged_folder,
+    register_voc_evaluation,
+    register_voc_weak,
+    weak_records,
+)
 from weaksam_d2.engine.cli import base_config
 from weaksam_d2.engine.optimizer import build_optimizer
 
@@ -100,6 +107,21 @@ def poison_coco(root: Path) -> None:
     path.write_text(json.dumps(content))
 
 
+def write_voc_and_tags(root: Path) -> None:
+    """The VOC images and a tags file that says what their annotations do."""
+    write_voc(root)
+    rows = [
+        f"{i:06d}.jpg,{';'.join(CLASSES[(i + k) % 2] for k in range(1 + i % 2))}" for i in range(6)
+    ]
+    (root / "tags.csv").write_text("\n".join(rows) + "\n")
+
+
+def delete_annotations(root: Path) -> None:
+    """Images and tags are all that is left."""
+    shutil.rmtree(root / "Annotations")
+    shutil.rmtree(root / "ImageSets")
+
+
 def register_voc(name: str, root: Path) -> None:
     register_voc_weak(name, root=root, split="train", year=2007, classes=CLASSES)
 
@@ -108,11 +130,22 @@ def register_coco(name: str, root: Path) -> None:
     register_coco_weak(name, json_file=root / "instances.json", image_root=root / "JPEGImages")
 
 
+def register_voc_or_tags(name: str, root: Path) -> None:
+    """The annotated folder as a VOC set, the one without annotations as a tagged folder."""
+    if (root / "Annotations").exists():
+        register_voc(name, root)
+        return
+    register_tagged_folder(
+        name, image_root=root / "JPEGImages", tags=root / "tags.csv", classes=CLASSES
+    )
+
+
 LAYOUTS: dict[str, tuple[Callable[[Path], None], ...]] = {
     "voc": (write_voc, poison_voc),
     "coco": (write_coco, poison_coco),
+    "deleted": (write_voc_and_tags, delete_annotations),
 }
-REGISTER = {"voc": register_voc, "coco": register_coco}
+REGISTER = {"voc": register_voc, "coco": register_coco, "deleted": register_voc_or_tags}
 
 
 def write_store(path: Path, name: str) -> None:
@@ -220,6 +253,42 @@ def test_other_true_boxes_change_no_loss_to_the_last_bit(
     assert found[0] == found[1]
     assert len(found[0][0]) == NUM_LOSSES.get(model, 4)
     assert all(np.isfinite(list(row.values())).all() for row in found[0])
+
+
+@pytest.mark.parametrize("moved", ["tag images", "box images"])
+def test_with_mixed_supervision_only_the_images_that_have_boxes_give_them(
+    tmp_path: Path, moved: str
+) -> None:
+    """Images 0 and 1 have boxes, 2 to 5 tags; moving boxes of the latter changes no bit."""
+    write_voc(tmp_path / "true")
+    lists = tmp_path / "true/ImageSets/Main"
+    (lists / "boxes.txt").write_text("000000\n000001\n")
+    (lists / "train.txt").write_text("".join(f"{i:06d}\n" for i in range(2, 6)))
+    shutil.copytree(tmp_path / "true", tmp_path / "other")
+    poison_voc(tmp_path / "other")
+    for i in (0, 1) if moved == "tag images" else (2, 3, 4, 5):
+        kept = f"Annotations/{i:06d}.xml"
+        shutil.copy(tmp_path / "true" / kept, tmp_path / "other" / kept)
+    found = []
+    for kind in ("true", "other"):
+        names = [f"leak_mixed_{kind}", f"leak_boxes_{kind}", f"leak_both_{kind}"]
+        register_voc(names[0], tmp_path / kind)
+        register_voc_evaluation(
+            names[1], root=tmp_path / kind, split="boxes", year=2007, classes=CLASSES
+        )
+        register_voc_weak(names[2], root=tmp_path / kind, split="boxes", year=2007, classes=CLASSES)
+        stores = [tmp_path / f"{kind}_{part}" for part in ("tags", "boxes")]
+        write_store(stores[0], names[0])
+        write_store(stores[1], names[2])
+        cfg = wsod_config(names[0], stores[0], "MIST with boxes and DropBlock")
+        cfg.DATASETS.BOXES_TRAIN, cfg.DATALOADER.BOXES_FRACTION = (names[1],), 0.25
+        cfg.DATASETS.PROPOSAL_FILES_TRAIN = tuple(str(store) for store in stores)
+        found.append(losses_of_two_steps(cfg))
+        forget(*names)
+    assert {"loss_mil", "loss_full_mil", "loss_full_cls", "loss_full_box_reg"} < set(found[0][0])
+    assert (found[0] == found[1]) == (moved == "tag images")
+    weak = [[v for k, v in rows[0].items() if "full" not in k] for rows in found]
+    assert weak[0] == weak[1]
 
 
 def test_the_comparison_sees_other_tags(tmp_path: Path) -> None:

@@ -42,6 +42,16 @@ def _add_model(cfg: Any) -> None:
     drop.REG_REDUCE = "mean4"  # mean4 | sum over the four coordinates
     drop.NORM = "total"  # total: all sampled RoIs; kept: those that stay
     drop.START_ITER = -1  # iterations; -1: round(2/9 * SOLVER.MAX_ITER)
+    drop.STAGES = (0, 1, 2)  # of a cascade: those that drop, each by its own losses
+    drop.MASK = False  # a dropped RoI adds nothing to the mask loss either
+    # percentile: the limits are running percentiles of the losses, of objects and of background
+    # apart, instead of CLS_THRESH and REG_THRESH (extras.md, Sec. 3).
+    drop.THRESHOLD = "absolute"  # absolute | percentile
+    drop.PERCENTILE = 90  # percent, whole; with both criteria up to twice the rest goes
+    drop.EMA = 0.99  # momentum of the running limits; 0: each batch has its own
+    drop.DROP_BACKGROUND = False  # percentile: background too, by its classification loss
+    # Weight of a RoI's loss: the score_norm of its pseudo box (extras.md, Sec. 4).
+    drop.SCORE_WEIGHT = ""  # "": off | score_norm
 
 
 def _add_classifier(cfg: Any) -> None:
@@ -50,6 +60,7 @@ def _add_classifier(cfg: Any) -> None:
     # File | URL: weights as their authors published them (an ImageNet file only initializes);
     # MODEL.WEIGHTS is a checkpoint of our own training.
     node.WEIGHTS = ""
+    node.OPEN_LABELS = False  # untagged classes are unknown unless negative_labels has them
     node.VIT = "deit_small_patch16_224"  # timm model of the networks with class tokens
     node.DROP_PATH = 0.1  # probability of a dropped branch in the last block, 0 in the first
     # Position embedding of another grid: "size" resizes to it, "scale" gives the factor that
@@ -103,6 +114,7 @@ def _add_wsod(cfg: Any) -> None:
     wsod.DROPOUT = 0.5
     wsod.INIT_STD = 0.01
     wsod.MIN_SIDE = 20  # proposals below this side (pixels of the original image) are left out
+    wsod.BOX_LOSS_WEIGHT = 1.0  # mu, of the losses of DATASETS.BOXES_TRAIN (extras.md, Sec. 6)
     wsod.TEST_LABEL_FILTER = False  # cut untagged classes (when detecting for pseudo boxes)
     wsod.NEAR_MAXIMUM = CN()
     wsod.NEAR_MAXIMUM.FRACTION = 0.9  # seeds score at least this share of the class's maximum
@@ -131,7 +143,8 @@ def _add_drop_block(wsod: Any) -> None:
     drop.REUSE_FEATURES = False  # second pass on the feature maps of the first
     drop.BASE_LR = 1e-5  # Adam, of the generator
     drop.WEIGHT_DECAY = 5e-4
-    drop.GAMMA = 3.0  # factor of its learning rate at SOLVER.STEPS
+    drop.GAMMA = 3.0  # factor of its learning rate at STEPS
+    drop.STEPS = ()  # iterations; (): SOLVER.STEPS
 
 
 def _add_stages(cfg: Any) -> None:
@@ -140,12 +153,20 @@ def _add_stages(cfg: Any) -> None:
     _add_proposals(cfg.WEAKSAM)
 
     pgt = cfg.WEAKSAM.PSEUDO_GT = CN()  # WeakSAM, Sec. 3.3, Alg. 2
-    pgt.RULE = "adaptive"  # adaptive | top1
-    pgt.SCORE_THRESH = 0.3  # tau_s, of the normalized score
+    pgt.RULE = "adaptive"  # adaptive | top1 | topk | threshold | all | sos | w2n
+    pgt.SCORE_THRESH = 0.3  # tau_s, of the normalized score (adaptive)
     pgt.CONTAINMENT_THRESH = 0.85  # tau_o, share of the judged box inside a kept one
     pgt.NORM = "minmax"  # minmax (paper) | release (score / maximum difference)
     pgt.CONTAIN = "area"  # area | score | literal: who may remove whom
-    pgt.MAX_PER_CLASS = 0  # 0: no limit
+    pgt.MAX_PER_CLASS = 0  # 0: no limit; top1 and topk have their own
+    pgt.TOPK = 2  # boxes of a class (topk)
+    pgt.THRESHOLD = 0.5  # least raw score (threshold)
+    pgt.SOS_THRESH = 0.2  # least raw score beside the best box (sos)
+    pgt.W2N_THRESH = 0.7  # least raw score beside the best box (w2n)
+    pgt.W2N_NMS = 0.5  # IoU (w2n)
+    pgt.FUSE = ""  # several detectors: "" (one list after the other) | nms | wbf
+    pgt.FUSE_IOU = 0.5  # above it boxes suppress each other (nms) or are averaged (wbf)
+    pgt.FUSE_WEIGHTS = ()  # factor of each detector's scores; (): 1
 
     cfg.PIPELINE = CN()
     cfg.PIPELINE.CAMS_CONFIG = ""  # YAMLs of the trained stages, relative to the pipeline's
@@ -238,17 +259,25 @@ def _add_training(cfg: Any) -> None:
     cfg.DATASETS.TAGGED = ()  # (name, image folder, tags file) triples
     cfg.DATASETS.VOC = ()  # (name, root, split, year, classes): registers name_weak, name_eval
     cfg.DATASETS.PSEUDO_GT_TRAIN = ()  # pseudo_gt.json for each name in TRAIN
+    cfg.DATASETS.BOXES_TRAIN = ()  # annotated sets: WSOD with a few fully labelled images
+    cfg.DATALOADER.BOXES_FRACTION = 0.0  # share of them in a batch, at least one; 0.25 is usual
     cfg.INPUT.MAPPER_NAME = ""  # registered DATASET_MAPPER; "": detectron2's own
     _add_classification(cfg.INPUT)
     cfg.SOLVER.OPTIMIZER = "SGD"  # SGD | Adam | AdamW
     cfg.SOLVER.ACCUMULATION_STEPS = 1  # batches for each optimizer step
     cfg.SOLVER.LR_MULTIPLIERS = ()  # (regular expression of parameter names, factor) pairs
+    # A resumed run equals an uninterrupted one bit for bit, whatever the number of workers: each
+    # sample draws from a seed hashed from SEED and its position (no ASPECT_RATIO_GROUPING).
+    cfg.SOLVER.EXACT_RESUME = False
+    cfg.SOLVER.DETERMINISTIC = False  # only deterministic algorithms; the others are an error
     cfg.SOLVER.AMP.DTYPE = "float16"  # float16 (CUDA) | bfloat16
     cfg.TEST.VOC07_METRIC = "11point"  # 11point | area
     cfg.TEST.VOC12_METRIC = "area"
     cfg.TEST.RECALL_MATCH = "one2one"  # one2one | any
     cfg.TEST.RECALL_IOUS = (0.5, 0.75, 0.9)
     cfg.TEST.BOOTSTRAP = 0  # resamples over images for confidence intervals; 0: none
+    cfg.TEST.COCO_EVAL = "pycocotools"  # pycocotools | faster (extra "fasteval"), same figures
+    cfg.TEST.EXCLUDE_IDS = ""  # file of image ids that no figure counts, one in a line
 
 
 def _add_classification(cfg_input: Any) -> None:

@@ -28,6 +28,23 @@ def test_the_loss_is_binary_cross_entropy_of_every_class(cnn_classifier: ImageCl
     assert torch.allclose(losses["loss_multilabel"], slow, atol=1e-6)
 
 
+def test_an_unknown_class_is_neither_present_nor_absent(cnn_classifier: ImageClassifier) -> None:
+    cnn_classifier.train()
+    cnn_classifier.network.eval()
+    plain, unsure, silent = _item([0]), _item([0]), _item([])
+    unsure["image"] = silent["image"] = plain["image"]
+    unsure["unknown_labels"] = torch.tensor([1, 3])
+    logits = cnn_classifier.network.class_logits(plain["image"][None] / 255)[0][0]
+    cross_entropy = torch.nn.functional.softplus(torch.stack([-logits[0], logits[2]]))
+    loss = cnn_classifier([unsure])["loss_multilabel"]
+    assert torch.allclose(loss, cross_entropy.mean(), atol=1e-6)
+    cnn_classifier.open_labels = True  # what nobody says is unknown
+    unsure["negative_labels"] = torch.tensor([2])
+    del unsure["unknown_labels"]
+    assert torch.allclose(cnn_classifier([unsure])["loss_multilabel"], loss)
+    assert cnn_classifier([silent])["loss_multilabel"] == 0
+
+
 def test_evaluation_gives_logits_image_by_image(cnn_classifier: ImageClassifier) -> None:
     batch = [_item([0]), _item([1], (64, 48))]
     del batch[0]["image_labels"]  # not needed
@@ -40,7 +57,7 @@ def test_evaluation_gives_logits_image_by_image(cnn_classifier: ImageClassifier)
 
 @pytest.mark.parametrize("labels", [[4], [-1, 0]])
 def test_labels_out_of_range_are_named(cnn_classifier: ImageClassifier, labels: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"'a' has labels .* expected 0 to 3"):
+    with pytest.raises(ValueError, match=r"'a' has labels .* expected classes from 0 to 3"):
         cnn_classifier.train()([_item(labels)])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from weaksam_d2.data import (
@@ -17,6 +18,7 @@ from weaksam_d2.data import (
     prepare_datasets,
     register_pseudo_gt,
     register_subset,
+    skip_iterations,
     weak_records,
 )
 
@@ -51,6 +53,49 @@ def test_the_order_is_a_function_of_the_seed(cfg: Any) -> None:
     assert len(first) == 16 and set(first) == set(IDS)
     cfg.SEED = 4
     assert _ids(build_train_loader(cfg), 8) != first
+
+
+def _exact(cfg: Any, workers: int, skipped: int, batches: int) -> list[Any]:
+    cfg.SOLVER.EXACT_RESUME, cfg.DATALOADER.NUM_WORKERS = True, workers
+    loader = build_train_loader(cfg)
+    skip_iterations(cfg, loader, skipped)
+    return [item for batch in itertools.islice(loader, batches) for item in batch]
+
+
+@pytest.mark.parametrize(("workers", "skipped"), [(2, 0), (0, 3), (2, 3)])
+def test_exact_samples_depend_neither_on_workers_nor_on_where_one_begins(
+    cfg: Any, workers: int, skipped: int
+) -> None:
+    cfg.INPUT.MIN_SIZE_TRAIN = (32, 40, 48, 56)
+    torch.manual_seed(0)
+    expected = _exact(cfg, 0, 0, 6)[2 * skipped :]
+    drawn = torch.rand(1)
+    found = _exact(cfg, workers, skipped, 6 - skipped)
+    assert [r["image_id"] for r in found] == [r["image_id"] for r in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one["image"], other["image"])
+        boxes = (r["proposals"].proposal_boxes.tensor for r in (one, other))
+        assert torch.equal(*boxes)
+    assert len({item["image"].shape for item in expected}) > 1
+    torch.manual_seed(0)
+    assert torch.rand(1) == drawn  # samples are drawn aside from the model's numbers
+
+
+def test_the_exact_mode_needs_a_seed_and_a_seeded_order(supervised: Any) -> None:
+    supervised.SOLVER.EXACT_RESUME, supervised.SEED = True, -1
+    supervised.DATASETS.TRAIN = ("pets_eval",)
+    with pytest.raises(ValueError, match="EXACT_RESUME draws every sample from SEED"):
+        build_train_loader(supervised)
+    supervised.SEED = 3
+    supervised.DATALOADER.SAMPLER_TRAIN = "RandomSubsetTrainingSampler"
+    with pytest.raises(ValueError, match="'RandomSubsetTrainingSampler' does not go with"):
+        build_train_loader(supervised)
+
+
+@pytest.mark.parametrize("name", ["TagRepeatFactorTrainingSampler", "TagBalancedTrainingSampler"])
+def test_weak_sets_are_sampled_by_their_tags(cfg: Any, name: str) -> None:
+    cfg.DATALOADER.SAMPLER_TRAIN = name
+    assert set(_ids(build_train_loader(cfg), 12)) == set(IDS)
 
 
 def test_a_weak_batch_holds_no_ground_truth_geometry(cfg: Any) -> None:

@@ -8,7 +8,13 @@ import pytest
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
-from weaksam_d2.data import DamagedImageError, register_tagged_folder, weak_records
+from weaksam_d2.data import (
+    DamagedImageError,
+    ImageLabelMapper,
+    ImageTags,
+    register_tagged_folder,
+    weak_records,
+)
 from weaksam_d2.data.datasets.tag_files import read_tags
 
 
@@ -38,6 +44,10 @@ def test_all_ways_of_writing_tags_mean_the_same(tmp_path: Path, name: str, text:
         ("t.csv", ",cat\n", "t.csv:1: the image name is empty"),
         ("t.json", '["a"]', "must hold"),
         ("t.json", '{"a": "cat"}', "t.json: 'a': expected a list"),
+        ("t.json", '{"a": {"absent": []}}', "t.json: 'a': expected a list of tags, or an object"),
+        ("t.json", '{"a": {"tags": "cat"}}', "t.json: 'a': expected a list of tags, or an object"),
+        ("t.csv", "a.jpg,cat;-cat\n", "t.csv:1: 'cat' is in two of.*image 'a.jpg'"),
+        ("t.json", '{"a": {"negative": ["b"], "unknown": ["b"]}}', "'a': 'b' is in two of"),
         ("t.json", '{"a": ["cat"], "a": []}', r"\['a'\] are listed twice"),
         ("t.json", "{", "not valid JSON"),
     ],
@@ -90,3 +100,51 @@ def test_missing_and_damaged_images_are_named(
     (tmp_path / "b.jpg").write_bytes(b"")
     with pytest.raises(DamagedImageError, match="b.jpg"):
         weak_records("p")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.csv", 'a.png,"cat; -dog"\nb.png,?cat,-dog\nc.png,cow\n'),
+        (
+            "t.json",
+            '{"a.png": {"tags": ["cat"], "negative": ["dog"]}, '
+            '"b.png": {"unknown": ["cat"], "negative": ["dog"]}, "c.png": ["cow"]}',
+        ),
+    ],
+)
+def test_absent_and_unknown_classes_reach_the_loss(
+    tmp_path: Path, save_image: Callable[..., Path], name: str, text: str
+) -> None:
+    """From the file through record and mapper to what the weak losses know of each class."""
+    for image in "abc":
+        save_image(tmp_path / f"{image}.png")
+    (tmp_path / name).write_text(text)
+    register_tagged_folder("signed", image_root=tmp_path, tags=tmp_path / name)
+    records = weak_records("signed")
+    assert MetadataCatalog.get("signed").thing_classes == ["cat", "cow", "dog"]
+    keys = ("image_labels", "negative_labels", "unknown_labels")
+    assert [[r.get(key) for key in keys] for r in records] == [
+        [[0], [2], None],
+        [[], [2], [0]],
+        [[1], None, None],
+    ]
+    mapper = ImageLabelMapper(True, augmentations=[], image_format="RGB")
+    samples = [mapper(record) for record in records]
+    closed = [ImageTags.from_sample(s, num_classes=3).unknown for s in samples]
+    opened = [ImageTags.from_sample(s, num_classes=3, open_labels=True).unknown for s in samples]
+    assert closed[0] is closed[2] is None and closed[1] is not None
+    assert closed[1].tolist() == [True, False, False]
+    assert [row.tolist() for row in opened if row is not None] == [
+        [False, True, False],
+        [True, True, False],
+        [True, False, True],
+    ]
+
+
+def test_an_absent_class_that_is_none_names_line_and_nearest_class(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a.jpg,cat\nb.jpg,-Catt\n")
+    with pytest.raises(ValueError, match=r"t.csv:2: tag 'Catt'.*did you mean 'cat'\?"):
+        register_tagged_folder(
+            "p", image_root=tmp_path, tags=tmp_path / "t.csv", classes=["cat", "dog"]
+        )

@@ -117,6 +117,15 @@ def test_both_steps_move_only_what_is_theirs(birds: Path, reuse: bool) -> None:
     assert group["weight_decay"] == pytest.approx(5e-4)
 
 
+@pytest.mark.parametrize("steps, milestones", [((), [1]), ((5, 7), [5, 7])])
+def test_the_generator_may_have_a_schedule_of_its_own(
+    birds: Path, steps: tuple[int, ...], milestones: list[int]
+) -> None:
+    cfg = config(birds, "steps", **{"MODEL.WSOD.DROPBLOCK.STEPS": steps})
+    step = WeakSAMTrainer(cfg).adversarial
+    assert step is not None and list(step.scheduler.milestones.elements()) == milestones
+
+
 def test_a_resumed_generator_goes_on_where_it_was(birds: Path) -> None:
     cfg = config(birds, "resume")
     first = trained(cfg)

@@ -1,4 +1,4 @@
-"""Training on two processes without a GPU: torchrun, gloo, WSOD and retraining."""
+"""Training on two processes without a GPU: torchrun, gloo, every head and retraining."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 
 
-def test_two_ranks_train_as_one_although_one_has_no_label_or_box(tmp_path: Path) -> None:
+def test_two_ranks_train_as_one_although_one_has_no_label_proposal_or_box(tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-W", "ignore", "-m", "torch.distributed.run"),
@@ -24,8 +24,11 @@ def test_two_ranks_train_as_one_although_one_has_no_label_or_box(tmp_path: Path)
     )
     assert done.returncode == 0, done.stderr[-4000:]
     ranks = [json.loads((tmp_path / f"run/rank{r}.json").read_text()) for r in (0, 1)]
-    assert ranks[0] == ranks[1]
-    for task in ("wsod", "retrain"):
+    assert ranks[0] == ranks[1]  # the limits of RoI drop, too
+    assert ranks[0]["mixed"]["exact"], "a resumed run differs from the uninterrupted one"
+    ((_, _, background),) = ranks[0]["percentile"]["limits"]
+    assert background > 0 and not ranks[0]["retrain"]["limits"]
+    for task in ("wsod", "pcl", "mist", "retrain", "percentile", "mixed"):
         found = ranks[0][task]
         assert found["wrapped"] == "DistributedDataParallel"
         assert found["equal"], "the ranks drifted apart: gradients were not averaged"

@@ -1,7 +1,8 @@
 """Started by torchrun from test_distributed.py: trains on both ranks and compares their weights.
 
-Of the two images one has a tag and one has none, so that in every step one rank has no positive
-label; in retraining one rank has no box.
+Of the two images one has a tag and one has none, nor a proposal that is large enough, so that in
+every step one rank has no positive label, no seed and no proposal of its own; in retraining one
+rank has no box; with mixed supervision one rank has tags only and one boxes only.
 """
 
 import argparse
@@ -13,14 +14,34 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
 from weaksam_d2.artifacts import ProposalStoreWriter
 from weaksam_d2.data import register_tagged_folder
 from weaksam_d2.engine import cli
 from weaksam_d2.engine.trainer import WeakSAMTrainer
+from weaksam_d2.retrain import PercentileLimits
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "quick_schedules"
+
+
+REGRESSION = ["MODEL.WSOD.REGRESSION", "class_specific"]
+OPTIONS: dict[str, list[Any]] = {
+    "pcl": ["MODEL.WSOD.REFINEMENT_LOSS", "PCL"],
+    "mist": [
+        *("MODEL.WSOD.SEED_MINER", "MIST", "MODEL.WSOD.DROPBLOCK.METHOD", "concrete"),
+        *REGRESSION,
+    ],
+    "percentile": ["MODEL.ROI_DROP.THRESHOLD", "percentile", "SOLVER.CHECKPOINT_PERIOD", 1],
+    "mixed": [
+        *("DATASETS.BOXES_TRAIN", ("boxes",), "DATALOADER.BOXES_FRACTION", 0.5),
+        *("SOLVER.EXACT_RESUME", True, "SOLVER.CHECKPOINT_PERIOD", 1),
+        *REGRESSION,
+    ],
+}
+TASKS = ("wsod", "pcl", "mist", "retrain", "percentile", "mixed")
+RETRAINED = ("retrain", "percentile")
 
 
 def write_data(folder: Path) -> None:
@@ -31,7 +52,8 @@ def write_data(folder: Path) -> None:
             pixels = rng.integers(0, 256, (96, 128, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "photos" / name)
             corners = rng.integers(0, 60, (12, 2))
-            boxes = np.concatenate([corners, corners + 30], 1).astype(np.float32)
+            side = 30 if name == "a.png" else 10  # below MODEL.WSOD.MIN_SIDE
+            boxes = np.concatenate([corners, corners + side], 1).astype(np.float32)
             writer.add(name[:1], boxes, image_size=(96, 128))
     (folder / "tags.csv").write_text("a.png,duck\nb.png,\n")
 
@@ -57,10 +79,12 @@ def register(folder: Path) -> None:
 
 def config(task: str, folder: Path) -> Any:
     cfg = cli.base_config()
-    name = {"wsod": "oicr_lite0", "retrain": "faster_rcnn_lite0_roi_drop"}[task]
+    name = "faster_rcnn_lite0_roi_drop" if task in RETRAINED else "oicr_lite0"
     cfg.merge_from_file(str(CONFIGS / f"{name}.yaml"))
+    cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.OUT_INDICES = "test_efficientnet", (2, 3)
+    cfg.merge_from_list(OPTIONS.get(task, []))
     cfg.MODEL.DEVICE, cfg.MODEL.TIMM.WEIGHTS, cfg.MODEL.ROI_HEADS.NUM_CLASSES = "cpu", "", 2
-    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("weak" if task == "wsod" else "boxes",), ()
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("boxes" if task in RETRAINED else "weak",), ()
     cfg.DATASETS.PROPOSAL_FILES_TRAIN = (str(folder / "proposals"),)
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.ACCUMULATION_STEPS = 2, (), 2
@@ -77,12 +101,31 @@ def train(task: str, folder: Path) -> dict[str, Any]:
     trainer.train()
     weights = {name: p.detach() for name, p in trainer.model.named_parameters()}
     moved = [name for name, p in weights.items() if not p.equal(before[name])]
+    limits = [m.running for m in trainer.model.modules() if isinstance(m, PercentileLimits)]
     sums = comm.all_gather({name: p.double().sum().item() for name, p in weights.items()})
     return {
         "wrapped": type(trainer.model).__name__,
         "moved": len(moved),
         "equal": sums[0] == sums[1],
         "iterations": trainer.iter,
+        "limits": [row.nan_to_num(-1).tolist() for row in limits],
+        "sums": sums[0],
+    }
+
+
+def resumes_exactly(task: str, folder: Path, straight: dict[str, float]) -> bool:
+    """Whether both ranks arrive at the same weights from the first checkpoint, other seeds."""
+    cfg = config(task, folder)
+    if comm.is_main_process():
+        (Path(cfg.OUTPUT_DIR) / "last_checkpoint").write_text("model_0000000.pth")
+    comm.synchronize()
+    seed_all_rng(1000 + comm.get_rank())
+    trainer = WeakSAMTrainer(cfg)
+    trainer.resume_or_load(resume=True)
+    assert trainer.start_iter == 1
+    trainer.train()
+    return straight == {
+        n: p.detach().double().sum().item() for n, p in trainer.model.named_parameters()
     }
 
 
@@ -91,7 +134,9 @@ def main(args: argparse.Namespace) -> None:
         write_data(args.folder)
     comm.synchronize()
     register(args.folder)
-    found = {task: train(task, args.folder) for task in ("wsod", "retrain")}
+    found = {task: train(task, args.folder) for task in TASKS}
+    sums = {task: row.pop("sums") for task, row in found.items()}
+    found["mixed"]["exact"] = resumes_exactly("mixed", args.folder, sums["mixed"])
     (args.folder / f"rank{comm.get_rank()}.json").write_text(json.dumps(found))
 
 

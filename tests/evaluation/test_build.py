@@ -1,6 +1,7 @@
 """Which evaluators a data set gets, the detections file, and gathering from several ranks."""
 
 import json
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from weaksam_d2.artifacts import CategoryMap, read_detections
 from weaksam_d2.config import add_weaksam_config
 from weaksam_d2.evaluation import DetectionsWriter, MultilabelEvaluator, build_evaluator, collect
+from weaksam_d2.ops import decode_rle
 
 A = [1.5, 2.0, 11.25, 12.0]
 
@@ -153,3 +155,72 @@ def test_ranks_are_joined_in_order_of_the_split(monkeypatch):
         collect.gather_by_image({"b": 1}, ["b"], distributed=True)
     monkeypatch.setattr(collect.comm, "is_main_process", lambda: False)
     assert collect.gather_by_image({"a": 1}, ["a"], distributed=True) is None
+
+
+def test_masks_of_a_detector_are_written(tmp_path):
+    categories = CategoryMap.from_metadata(SimpleNamespace(thing_classes=["cat"]))
+    path = tmp_path / "detections.json"
+    writer = DetectionsWriter([{"image_id": "a"}, {"image_id": "b"}], categories, path)
+    masks = torch.zeros(2, 50, 50, dtype=torch.bool)
+    masks[0, 2:12, 1:11], masks[1, :5, :7] = True, True
+    given = output([A, A], [0.25, 0.75], [0, 0])
+    given["instances"].pred_masks = masks
+    nothing = output([], [], [])
+    nothing["instances"].pred_masks = masks[:0]
+    writer.process([{"image_id": "a"}, {"image_id": "b"}], [given, nothing])
+    writer.evaluate()
+    rows = read_detections(path)
+    counts = [row["segmentation"]["counts"].encode() for row in rows]
+    assert (decode_rle(counts, (50, 50)) == masks.flip(0).numpy()).all()
+
+
+@pytest.fixture
+def excluded(cfg, tmp_path):
+    path = tmp_path / "overlap.txt"
+    path.write_text("# also in the other set\nb\nelsewhere  # not in this one\n")
+    cfg.TEST.EXCLUDE_IDS = str(path)
+    return path
+
+
+def test_excluded_images_are_in_no_figure_and_in_the_file(cfg, register, tmp_path, excluded):
+    figures = run(build_evaluator(cfg, register("voc", year=2007), tmp_path / "out"))
+    assert figures["images"] == {"evaluated": 1.0, "excluded": 1.0}
+    assert figures["bbox"]["AP50-cat"] == figures["corloc"]["CorLoc-cat"] == 100.0
+    assert math.isnan(figures["bbox"]["AP50-dog"])
+    assert (tmp_path / "out" / "excluded_ids.txt").read_text() == "b\n"
+    assert [r["image_id"] for r in read_detections(tmp_path / "out/detections.json")] == list("abb")
+
+
+def test_excluded_images_are_in_no_figure_of_a_classifier(cfg, register, tmp_path, excluded):
+    cfg.MODEL.META_ARCHITECTURE = "ImageClassifier"
+    evaluator = build_evaluator(cfg, register("voc"), tmp_path)
+    evaluator.reset()
+    for name in "ab":
+        evaluator.process([{"image_id": name}], [{"class_logits": torch.tensor([1.0, 0.0])}])
+    figures = evaluator.evaluate()
+    assert figures["images"] == {"evaluated": 1.0, "excluded": 1.0}
+    assert figures["tags"]["mAP"] == 100.0
+
+
+def test_a_list_of_excluded_images_must_be_one(cfg, register, tmp_path, excluded):
+    name = register("voc", year=2007)
+    excluded.write_text("000001 -1\n")
+    with pytest.raises(ValueError, match="overlap.txt:1: .*expected one image id"):
+        build_evaluator(cfg, name, tmp_path)
+    excluded.write_text("# none\n")
+    with pytest.raises(ValueError, match="lists no image id"):
+        build_evaluator(cfg, name, tmp_path)
+    excluded.unlink()
+    with pytest.raises(FileNotFoundError):
+        build_evaluator(cfg, name, tmp_path)
+
+
+def test_the_library_and_the_resamples_come_from_the_config(cfg, register, tmp_path):
+    cfg.TEST.BOOTSTRAP = 5
+    figures = run(build_evaluator(cfg, register("voc", year=2007), tmp_path))
+    assert {"AP50_low", "AP50_high"} <= set(figures["bbox"])
+    assert {"AP_low", "AP_high"} <= set(figures["coco_bbox"])
+    assert {"CorLoc_low", "CorLoc_high"} <= set(figures["corloc"])
+    cfg.TEST.COCO_EVAL = "quick"
+    with pytest.raises(ValueError, match="TEST.COCO_EVAL is 'quick'"):
+        build_evaluator(cfg, "evaluation_test_weak", tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +11,14 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from weaksam_d2.evaluation import CocoBoxEvaluator, Detections, GroundTruth, compute_coco_ap
+from weaksam_d2.evaluation import (
+    CocoBoxEvaluator,
+    Detections,
+    GroundTruth,
+    coco_intervals,
+    compute_coco_ap,
+)
+from weaksam_d2.ops import bootstrap_indices
 
 NAMES = ["cat", "dog", "cow"]
 
@@ -92,3 +100,69 @@ def test_no_detection_is_ap_zero_and_no_object_is_nan():
     assert figures["AP"] == figures["AP50"] == 0.0
     assert figures["per_class"][0] == 0.0 and math.isnan(figures["per_class"][1])
     assert math.isnan(compute_coco_ap([one([], [])], empty, num_classes=1)["AP"])
+
+
+def crowded_split(seed, images=14):
+    """Objects of two classes, some difficult or crowds, and detections with ties among them."""
+    rng = np.random.default_rng(seed)
+    truths, detections = [], []
+    for _ in range(images):
+        count = int(rng.integers(0, 4))
+        corner = rng.uniform(0, 200, (count, 2))
+        boxes = np.concatenate([corner, corner + rng.uniform(10, 150, (count, 2))], axis=1)
+        classes = rng.integers(0, 2, count)
+        difficult, crowd = rng.random(count) < 0.2, rng.random(count) < 0.1
+        truths.append(GroundTruth(boxes.astype(np.float32), classes, difficult, crowd, (400, 400)))
+        rows = rng.integers(0, count, 6) if count else np.zeros(0, int)
+        found = (boxes[rows] + rng.normal(0, 6, (len(rows), 4))).astype(np.float32)
+        scores = (rng.permutation(len(rows)) / 8).astype(np.float32)
+        labels = np.where(rng.random(len(rows)) < 0.7, classes[rows], 2)
+        detections.append(Detections(found, scores, labels))
+    return truths, detections
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_faster_coco_eval_gives_the_same_figures(seed):
+    pytest.importorskip("faster_coco_eval")
+    truths, detections = crowded_split(seed)
+    usual = compute_coco_ap(truths, detections, num_classes=4)
+    faster = compute_coco_ap(truths, detections, num_classes=4, library="faster")
+    np.testing.assert_allclose(faster.pop("per_class"), usual.pop("per_class"), atol=1e-9)
+    assert usual["AP"] > 1
+    assert faster == pytest.approx(usual, abs=1e-9, nan_ok=True)
+
+
+def test_a_library_that_is_missing_is_named_before_inference(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(ImportError, match=r"weaksam_d2\[fasteval\]"):
+        CocoBoxEvaluator([], NAMES, library="faster")
+    with pytest.raises(ValueError, match="TEST.COCO_EVAL is 'slower', expected one of"):
+        CocoBoxEvaluator([], NAMES, library="slower")
+
+
+def test_intervals_are_those_of_repeated_images():
+    truths, detections = crowded_split(0, images=7)
+    values = []
+    for rows in bootstrap_indices(7, 12, seed=2):
+        again = [sorted(rows.tolist())] * 2
+        copies = [truths[row] for row in again[0]], [detections[row] for row in again[1]]
+        figures = compute_coco_ap(*copies, num_classes=4)
+        values.append((figures["AP"], figures["AP50"]))
+    found = coco_intervals(truths, detections, num_classes=4, resamples=12, seed=2)
+    low, high = np.percentile(np.array(values), [2.5, 97.5], axis=0)
+    assert 0 < low[0] < high[0]
+    expected = {"AP_low": low[0], "AP_high": high[0], "AP50_low": low[1], "AP50_high": high[1]}
+    # Copies of an image share a rank in ours, so that ties within it change by a hair.
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_evaluator_gives_intervals_where_they_are_asked_for(split):
+    records, outputs = split
+    evaluator = CocoBoxEvaluator(records, NAMES, bootstrap=20)
+    evaluator.process(records, outputs)
+    figures = evaluator.evaluate()["bbox"]
+    assert figures["AP_low"] < figures["AP"] < figures["AP_high"]
+    assert figures["AP50_low"] < figures["AP50"] < figures["AP50_high"]
+    nothing = [one([], None, [])] * 2
+    empty = coco_intervals([one([[0, 0, 9, 9]], [0])] * 2, nothing, num_classes=1, resamples=5)
+    assert set(empty.values()) == {0.0}

@@ -18,7 +18,9 @@ from weaksam_d2.evaluation import (
     recall_by_count,
     recall_curve,
     recall_groups,
+    recall_intervals,
 )
+from weaksam_d2.ops import bootstrap_indices
 
 OBJECTS = np.array([[0, 0, 10, 10], [0, 0, 12, 10], [50, 50, 60, 60]], np.float32)
 BOXES = np.array([[0, 0, 11, 10], [52, 50, 62, 60]], np.float32)
@@ -152,3 +154,30 @@ def test_evaluator_of_a_models_proposals():
     assert figures == {"recall50": pytest.approx(200 / 3), "per_image": 1.0}
     with pytest.raises(ValueError, match="'z' is not in the split"):
         evaluator.process([{"image_id": "z"}], [{"proposals": proposals}])
+
+
+@pytest.mark.parametrize("match", ["one2one", "any"])
+def test_intervals_are_those_of_repeated_images(match):
+    objects = [OBJECTS, OBJECTS[:1], NONE, OBJECTS[2:]]
+    proposals = [BOXES, NONE, BOXES, BOXES + 1]
+    resampled = []
+    for rows in bootstrap_indices(4, 30, seed=6):
+        copies = [objects[row] for row in rows], [proposals[row] for row in rows]
+        resampled.append(compute_recall(*copies, (0.5, 0.75), match))
+    found = recall_intervals(objects, proposals, (0.5, 0.75), match, resamples=30, seed=6)
+    for key in ("recall50", "recall75"):
+        values = np.array([figures[key] for figures in resampled])
+        low, high = np.nanpercentile(values, [2.5, 97.5])
+        assert low < high
+        assert (found[f"{key}_low"], found[f"{key}_high"]) == pytest.approx((low, high))
+
+
+def test_evaluator_gives_intervals_where_they_are_asked_for():
+    records = [record("a", OBJECTS), record("b", OBJECTS)]
+    evaluator = ProposalRecallEvaluator(records, ious=(0.5,), bootstrap=10)
+    proposals = Instances((100, 100))
+    proposals.proposal_boxes = Boxes(torch.from_numpy(BOXES))
+    evaluator.process([{"image_id": "a"}], [{"proposals": proposals}])
+    figures = evaluator.evaluate()["box_proposals"]
+    assert figures["recall50_low"] == 0.0
+    assert figures["recall50_high"] == pytest.approx(200 / 3)

@@ -79,6 +79,21 @@ def test_a_sample_without_labels_or_proposals_is_refused(
         model.train()([given])
 
 
+def test_true_boxes_are_refused_unless_the_config_names_their_set(
+    model: WSODRCNN, wsod_cfg: CfgNode, sample: Sample
+) -> None:
+    full = Instances((64, 64), gt_boxes=Boxes(torch.tensor(BOXES)), gt_classes=torch.arange(3))
+    given = {**sample(BOXES, [0]), "full_instances": full}
+    with pytest.raises(ValueError, match="'full_instances'.*DATASETS.BOXES_TRAIN"):
+        model.train()([given])
+    wsod_cfg.DATASETS.BOXES_TRAIN = ("boxes",)
+    losses = build_model(wsod_cfg).train()([sample(BOXES, [0]), given])
+    assert {"loss_mil", "loss_full_mil", "loss_full_cls"} < set(losses)
+    wsod_cfg.MODEL.WSOD.NUM_REFINEMENTS = 0
+    with pytest.raises(ValueError, match="NUM_REFINEMENTS is 0"):
+        build_model(wsod_cfg)
+
+
 def test_labels_out_of_range_are_refused(model: WSODRCNN, sample: Sample) -> None:
     with pytest.raises(ValueError, match=r"\[3\], expected classes from 0 to 2"):
         model.train()([sample(BOXES, [3])])

@@ -11,6 +11,8 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from weaksam_d2.data import ImageTags
+
 __all__ = [
     "CAM_NETWORK_REGISTRY",
     "CamNetwork",
@@ -71,7 +73,8 @@ class ImageClassifier(nn.Module):
     """A CAM network with a multi-label loss, trained on image-level labels alone.
 
     A batch item holds ``image`` (uint8 or float (3, H, W) in ``input_format``, 0-255) and, in
-    training, ``image_labels`` (int64 (m,), contiguous classes).
+    training, ``image_labels`` (int64 (m,), contiguous classes); it may hold ``negative_labels``
+    and ``unknown_labels``. The loss is the mean over the classes that are known.
     """
 
     @configurable
@@ -83,11 +86,13 @@ class ImageClassifier(nn.Module):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         input_format: str = "RGB",
+        open_labels: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
         self.num_classes = num_classes
         self.input_format = input_format
+        self.open_labels = open_labels
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
@@ -102,6 +107,7 @@ class ImageClassifier(nn.Module):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "input_format": cfg.INPUT.FORMAT,
+            "open_labels": cfg.MODEL.CLASSIFIER.OPEN_LABELS,
         }
 
     @property
@@ -120,26 +126,30 @@ class ImageClassifier(nn.Module):
         terms = self.network.class_logits(images.tensor, images.image_sizes)
         if not self.training:
             return [{"class_logits": row} for row in terms[0]]
-        targets = torch.stack([self._targets(item) for item in batched_inputs])
-        losses = [F.binary_cross_entropy_with_logits(term.float(), targets) for term in terms]
+        tags = [self._tags(item) for item in batched_inputs]
+        targets = torch.stack([tag.multi_hot(self.num_classes) for tag in tags])
+        known = torch.stack([tag.known(self.num_classes) for tag in tags])
+        losses = [_known_cross_entropy(term.float(), targets, known) for term in terms]
         return {"loss_multilabel": torch.stack(losses).sum()}
 
-    def _targets(self, item: dict[str, Any]) -> Tensor:
-        """Multi-hot float (C,) of one batch item."""
+    def _tags(self, item: dict[str, Any]) -> ImageTags:
         if "image_labels" not in item:
             raise ValueError(
                 f"image {item.get('image_id')!r} of the training batch has no 'image_labels'; "
                 "set INPUT.MAPPER_NAME to a mapper that gives them (WeakDatasetMapper)"
             )
-        labels = torch.as_tensor(item["image_labels"], dtype=torch.int64, device=self.device)
-        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
-            raise ValueError(
-                f"image {item.get('image_id')!r} has labels {labels.tolist()}, expected 0 to "
-                f"{self.num_classes - 1} (MODEL.ROI_HEADS.NUM_CLASSES {self.num_classes})"
-            )
-        target = torch.zeros(self.num_classes, device=self.device)
-        target[labels] = 1.0
-        return target
+        tags = ImageTags.from_sample(
+            item, num_classes=self.num_classes, open_labels=self.open_labels
+        )
+        return tags.to(self.device)
+
+
+def _known_cross_entropy(logits: Tensor, targets: Tensor, known: Tensor) -> Tensor:
+    """Mean binary cross entropy of (N, C) logits over the classes that are known (bool (N, C))."""
+    if bool(known.all()):
+        return F.binary_cross_entropy_with_logits(logits, targets)
+    total = F.binary_cross_entropy_with_logits(logits, targets, known.float(), reduction="sum")
+    return total / known.sum().clamp(min=1)
 
 
 def check_pretrained(model: nn.Module) -> None:

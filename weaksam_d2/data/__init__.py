@@ -1,9 +1,12 @@
 """Data: data sets with image-level labels, their annotated twins, mappers and loaders."""
 
+from weaksam_d2.data.annotation_fields import AnnotationFieldsMapper
+from weaksam_d2.data.box_supervision import BoxSupervisionMapper, describe_boxes
 from weaksam_d2.data.build import (
     build_test_loader,
     build_train_loader,
     prepare_datasets,
+    skip_iterations,
     weak_records,
 )
 from weaksam_d2.data.classification_mapper import ClassificationMapper
@@ -18,8 +21,10 @@ from weaksam_d2.data.datasets import (
 )
 from weaksam_d2.data.datasets.builtin import register_builtin  # registers voc_*, coco_*, scenes_*
 from weaksam_d2.data.image_labels import image_labels
+from weaksam_d2.data.image_tags import ImageTags
 from weaksam_d2.data.images import DamagedImageError, image_size, read_image
 from weaksam_d2.data.pseudo_gt import register_pseudo_gt, register_pseudo_gt_of
+from weaksam_d2.data.samplers import TagBalancedTrainingSampler, TagRepeatFactorTrainingSampler
 from weaksam_d2.data.weak_mapper import (
     DATASET_MAPPER_REGISTRY,
     ImageLabelMapper,
@@ -28,12 +33,18 @@ from weaksam_d2.data.weak_mapper import (
 
 __all__ = [
     "DATASET_MAPPER_REGISTRY",
+    "AnnotationFieldsMapper",
+    "BoxSupervisionMapper",
     "ClassificationMapper",
     "DamagedImageError",
     "ImageLabelMapper",
+    "ImageTags",
+    "TagBalancedTrainingSampler",
+    "TagRepeatFactorTrainingSampler",
     "WeakDatasetMapper",
     "build_test_loader",
     "build_train_loader",
+    "describe_boxes",
     "image_labels",
     "image_size",
     "prepare_datasets",
@@ -48,5 +59,6 @@ __all__ = [
     "register_tagged_folder",
     "register_voc_evaluation",
     "register_voc_weak",
+    "skip_iterations",
     "weak_records",
 ]

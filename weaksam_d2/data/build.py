@@ -3,7 +3,6 @@
 import importlib
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from detectron2.data import (
@@ -14,20 +13,39 @@ from detectron2.data import (
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
-from detectron2.data.build import load_proposals_into_dataset
+from detectron2.data.common import DatasetFromList, MapDataset
 from detectron2.data.samplers import InferenceSampler, TrainingSampler
-from detectron2.structures import BoxMode
+from torch.utils.data import ConcatDataset
 
-from weaksam_d2.artifacts import ProposalStore
-from weaksam_d2.data.datasets.registration import require_split
+from weaksam_d2.data.annotation_fields import build_annotated_mapper
+from weaksam_d2.data.box_supervision import (
+    BoxSupervisionMapper,
+    boxed_count,
+    boxed_records,
+    train_proposal_files,
+)
+from weaksam_d2.data.datasets.registration import refuse_weak
 from weaksam_d2.data.datasets.subset import register_subset
 from weaksam_d2.data.datasets.tagged_folder import register_tagged_folder
 from weaksam_d2.data.datasets.voc import register_voc_evaluation, register_voc_weak
 from weaksam_d2.data.image_labels import validate_weak_records
 from weaksam_d2.data.pseudo_gt import register_pseudo_gt_of
-from weaksam_d2.data.weak_mapper import DATASET_MAPPER_REGISTRY, rank_logits
+from weaksam_d2.data.samplers import (
+    ComposedTrainingSampler,
+    ResumableSampler,
+    SeededDataset,
+    build_train_sampler,
+)
+from weaksam_d2.data.stored_proposals import name_store, proposal_files, read_store
+from weaksam_d2.data.weak_mapper import DATASET_MAPPER_REGISTRY
 
-__all__ = ["build_test_loader", "build_train_loader", "prepare_datasets", "weak_records"]
+__all__ = [
+    "build_test_loader",
+    "build_train_loader",
+    "prepare_datasets",
+    "skip_iterations",
+    "weak_records",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +56,8 @@ def prepare_datasets(cfg: Any) -> None:
     """Make the data sets of a config available; doing it twice changes nothing.
 
     Imports ``DATASETS.REGISTER``, registers ``DATASETS.TAGGED`` and ``DATASETS.VOC`` (as
-    ``name_weak`` and ``name_eval``) and every ``name@N`` of ``DATASETS.TRAIN`` and ``TEST``.
+    ``name_weak`` and ``name_eval``) and every ``name@N`` of ``DATASETS.TRAIN``, ``TEST`` and
+    ``BOXES_TRAIN``.
 
     Raises:
         ValueError: an entry of the wrong form. ModuleNotFoundError: a module that is not there.
@@ -51,7 +70,7 @@ def prepare_datasets(cfg: Any) -> None:
     for entry in cfg.DATASETS.VOC:
         _check_entry("VOC", entry, ("name", "root", "split", "year", "classes"))
         _register_voc_pair(*entry)
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, *cfg.DATASETS.BOXES_TRAIN):
         if "@" in name:
             register_subset(name)
 
@@ -91,8 +110,10 @@ def build_train_loader(cfg: Any, **loader_arguments: Any) -> Any:
 
     ``INPUT.MAPPER_NAME`` chooses the mapper and with it the kind of data: "" is detectron2's own
     with annotated sets (or the pseudo ground truth of ``DATASETS.PSEUDO_GT_TRAIN``), every other
-    name takes weak sets. The order is a function of ``SEED`` if that is set. Further arguments go
-    to the PyTorch loader.
+    name takes weak sets. The order is a function of ``SEED`` if that is set. With
+    ``SOLVER.EXACT_RESUME`` the samples are too, whatever the number of workers, and
+    :func:`skip_iterations` works. With ``DATASETS.BOXES_TRAIN`` a batch ends with fully labelled
+    images (:class:`BoxSupervisionMapper`). Further arguments go to the PyTorch loader.
 
     Raises:
         ValueError: a weak set without pseudo ground truth under detectron2's mapper, an annotated
@@ -103,22 +124,66 @@ def build_train_loader(cfg: Any, **loader_arguments: Any) -> Any:
         mapper = DATASET_MAPPER_REGISTRY.get(cfg.INPUT.MAPPER_NAME)(cfg, True)
     else:
         records = _annotated_train_records(cfg)
-        mapper = DatasetMapper(cfg, True)
+        mapper = build_annotated_mapper(cfg)
     # A seeded order of batches also needs seeded worker processes (they draw augmentations).
-    seeded = cfg.SEED >= 0
-    if seeded:
-        loader_arguments.setdefault("seed", cfg.SEED)
-    sampler = None
-    if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler":
-        sampler = TrainingSampler(len(records), seed=cfg.SEED if seeded else None)
-    elif cfg.INPUT.MAPPER_NAME:
-        raise ValueError(
-            f"DATALOADER.SAMPLER_TRAIN '{cfg.DATALOADER.SAMPLER_TRAIN}' counts annotations, which "
-            "a weak data set has not; expected 'TrainingSampler'"
-        )
+    seed = cfg.SEED if cfg.SEED >= 0 else None
+    loader_arguments.setdefault("seed", seed)
+    sampler = build_train_sampler(cfg, records, seed=seed)
+    _check_sampler(cfg, sampler)
+    if sampler is None:
+        return build_detection_train_loader(cfg, dataset=records, mapper=mapper, **loader_arguments)
+    dataset: Any = MapDataset(DatasetFromList(records, copy=False), mapper)
+    mixed = boxed_count(cfg) > 0
+    if mixed:
+        dataset, sampler = _with_boxes(cfg, dataset, sampler)
+    if cfg.SOLVER.EXACT_RESUME:
+        dataset, sampler = SeededDataset(dataset, cfg.SEED), ResumableSampler(sampler)
+    # Grouping by aspect ratio keeps images back, so a batch is not what the sampler says.
+    grouping = cfg.DATALOADER.ASPECT_RATIO_GROUPING and not (mixed or cfg.SOLVER.EXACT_RESUME)
     return build_detection_train_loader(
-        cfg, dataset=records, mapper=mapper, sampler=sampler, **loader_arguments
+        dataset,
+        mapper=None,
+        sampler=sampler,
+        total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        aspect_ratio_grouping=grouping,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        **loader_arguments,
     )
+
+
+def skip_iterations(cfg: Any, loader: Any, iterations: int) -> None:
+    """Let a training loader of ``SOLVER.EXACT_RESUME`` begin after so many iterations."""
+    samples = cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATION_STEPS
+    loader.dataset.sampler.skip = iterations * samples
+
+
+def _check_sampler(cfg: Any, sampler: Any) -> None:
+    """Refuse what the exact mode and batches of two kinds cannot keep their promise with."""
+    if cfg.SOLVER.EXACT_RESUME and cfg.SEED < 0:
+        raise ValueError("SOLVER.EXACT_RESUME draws every sample from SEED; set it to 0 or more")
+    if sampler is None and (cfg.SOLVER.EXACT_RESUME or boxed_count(cfg)):
+        raise ValueError(
+            f"DATALOADER.SAMPLER_TRAIN '{cfg.DATALOADER.SAMPLER_TRAIN}' does not go with "
+            "SOLVER.EXACT_RESUME or DATASETS.BOXES_TRAIN; use TrainingSampler, "
+            "RepeatFactorTrainingSampler or one of the tag samplers"
+        )
+
+
+def _with_boxes(cfg: Any, tagged: Any, sampler: Any) -> tuple[Any, Any]:
+    """Tagged images, then those of ``DATASETS.BOXES_TRAIN``, and the order of both."""
+    records = boxed_records(cfg)
+    _check_same_classes((*cfg.DATASETS.TRAIN, *cfg.DATASETS.BOXES_TRAIN))
+    boxed = MapDataset(DatasetFromList(records, copy=False), BoxSupervisionMapper(cfg, True))
+    # Not the seed of the tagged images: pools of one size would go in step.
+    seed = cfg.SEED + 1 if cfg.SEED >= 0 else None
+    composed = ComposedTrainingSampler(
+        sampler,
+        TrainingSampler(len(records), seed=seed),
+        first_boxed=len(tagged),
+        batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        num_boxed=boxed_count(cfg),
+    )
+    return ConcatDataset([tagged, boxed]), composed
 
 
 def build_test_loader(cfg: Any, dataset_name: str) -> Any:
@@ -133,16 +198,16 @@ def build_test_loader(cfg: Any, dataset_name: str) -> Any:
     if cfg.INPUT.MAPPER_NAME:
         records = weak_records(dataset_name)
         mapper = DATASET_MAPPER_REGISTRY.get(cfg.INPUT.MAPPER_NAME)(cfg, False)
-        attach: Callable[[Records, str], Records] = _name_store
+        attach: Callable[[Records, str], Records] = name_store
     else:
         records = [
             {key: value for key, value in record.items() if key != "image_labels"}
             for record in get_detection_dataset_dicts(dataset_name, filter_empty=False)
         ]
         mapper = DatasetMapper(cfg, False)
-        attach = _read_store
+        attach = read_store
     if cfg.MODEL.LOAD_PROPOSALS:
-        files = dict(zip(cfg.DATASETS.TEST, _proposal_files(cfg, "TEST"), strict=True))
+        files = dict(zip(cfg.DATASETS.TEST, proposal_files(cfg, "TEST"), strict=True))
         if dataset_name not in files:
             raise ValueError(
                 f"data set '{dataset_name}' is not in DATASETS.TEST {cfg.DATASETS.TEST}, so it "
@@ -166,8 +231,8 @@ def _weak_train_records(cfg: Any) -> Records:
     parts = [weak_records(name) for name in _train_names(cfg)]
     _check_same_classes(cfg.DATASETS.TRAIN)
     if cfg.MODEL.LOAD_PROPOSALS:
-        files = _proposal_files(cfg, "TRAIN")
-        parts = [_name_store(part, file) for part, file in zip(parts, files, strict=True)]
+        files = train_proposal_files(cfg)
+        parts = [name_store(part, file) for part, file in zip(parts, files, strict=True)]
     return [record for part in parts for record in part]
 
 
@@ -183,7 +248,7 @@ def _annotated_train_records(cfg: Any) -> Records:
         names = [register_pseudo_gt_of(n, f) for n, f in zip(names, truths, strict=True)]
     else:
         for name in names:
-            _refuse_weak(name)
+            refuse_weak(name)
     _check_same_classes(names)
     arguments = {"filter_empty": cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS}
     if cfg.MODEL.KEYPOINT_ON:
@@ -191,9 +256,9 @@ def _annotated_train_records(cfg: Any) -> Records:
     if not cfg.MODEL.LOAD_PROPOSALS:
         records: Records = get_detection_dataset_dicts(names, **arguments)
         return records
-    files = _proposal_files(cfg, "TRAIN")
+    files = proposal_files(cfg, "TRAIN")
     parts = [
-        _read_store(get_detection_dataset_dicts(name, **arguments), file)
+        read_store(get_detection_dataset_dicts(name, **arguments), file)
         for name, file in zip(names, files, strict=True)
     ]
     return [record for part in parts for record in part]
@@ -205,84 +270,7 @@ def _train_names(cfg: Any) -> list[str]:
     return list(cfg.DATASETS.TRAIN)
 
 
-def _refuse_weak(name: str) -> None:
-    if name not in DatasetCatalog.list():
-        raise KeyError(f"data set '{name}' is not registered")
-    first = DatasetCatalog.get(name)[:1]
-    if first and "image_labels" in first[0] and "annotations" not in first[0]:
-        twin = MetadataCatalog.get(name).get("evaluation_name", "")
-        remedy = (
-            f"its annotated twin is '{twin}' (metadata.evaluation_name)"
-            if twin
-            else ("it has no annotated twin (metadata.evaluation_name is empty)")
-        )
-        raise ValueError(
-            f"data set '{name}' has image labels and no boxes, detectron2's mapper needs boxes: "
-            f"{remedy}; or give its pseudo ground truth in DATASETS.PSEUDO_GT_TRAIN, or choose a "
-            "weak INPUT.MAPPER_NAME"
-        )
-
-
 def _check_same_classes(names: Sequence[str]) -> None:
     lists = {name: tuple(MetadataCatalog.get(name).get("thing_classes", ())) for name in names}
     if len(set(lists.values())) > 1:
         raise ValueError(f"data sets trained together have different classes: {lists}")
-
-
-def _proposal_files(cfg: Any, mode: str) -> list[str]:
-    names, files = cfg.DATASETS[mode], cfg.DATASETS[f"PROPOSAL_FILES_{mode}"]
-    if len(files) != len(names):
-        raise ValueError(
-            f"MODEL.LOAD_PROPOSALS needs one of DATASETS.PROPOSAL_FILES_{mode} for each of "
-            f"DATASETS.{mode}: got {len(files)} files for {tuple(names)}"
-        )
-    return list(files)
-
-
-def _name_store(records: Records, path: str) -> Records:
-    """Write the store's path into the records (the mapper opens it), or read a pickle now."""
-    if path.endswith(".pkl"):
-        return _read_pickle(records, path)
-    missing = _missing_ids(records, set(ProposalStore.open(Path(path)).image_ids))
-    _require_ids(missing, path)
-    return [{**record, "proposal_file": path} for record in records]
-
-
-def _read_store(records: Records, path: str) -> Records:
-    """Put the proposals into the records, as detectron2's own mapper expects them."""
-    if path.endswith(".pkl"):
-        return _read_pickle(records, path)
-    store = ProposalStore.open(Path(path))
-    _require_ids(_missing_ids(records, set(store.image_ids)), path)
-    filled = []
-    for record in records:
-        boxes = store[str(record["image_id"])].boxes
-        filled.append(
-            {
-                **record,
-                "proposal_boxes": boxes.copy(),
-                "proposal_bbox_mode": BoxMode.XYXY_ABS,
-                "proposal_objectness_logits": rank_logits(len(boxes)),
-            }
-        )
-    return filled
-
-
-def _read_pickle(records: Records, path: str) -> Records:
-    require_split(Path(path), "proposal file")
-    try:
-        return list(load_proposals_into_dataset([dict(record) for record in records], path))
-    except KeyError as error:
-        raise KeyError(f"proposal file '{path}' has no image or field {error}") from error
-
-
-def _missing_ids(records: Records, known: set[str]) -> list[str]:
-    return [str(r["image_id"]) for r in records if str(r["image_id"]) not in known]
-
-
-def _require_ids(missing: Sequence[str], path: str) -> None:
-    if missing:
-        raise KeyError(
-            f"{len(missing)} images are not in the proposal store '{path}', for example "
-            f"{list(missing[:3])}; generate proposals for this data set"
-        )

@@ -185,13 +185,19 @@ class WeakDatasetMapper(ImageLabelMapper):
 
     @classmethod
     def from_config(cls, cfg: Any, is_train: bool = True) -> dict[str, Any]:
-        """Read ``INPUT``, ``MODEL.WSOD.MIN_SIDE`` and the proposal keys of ``DATASETS``."""
+        """Read ``INPUT``, ``MODEL.WSOD.MIN_SIDE`` and the proposal keys of ``DATASETS``.
+
+        With ``TEST.AUG.ENABLED`` test batches hold image and proposals as they are in the file.
+        """
         if not cfg.MODEL.LOAD_PROPOSALS:
             raise ValueError("WeakDatasetMapper needs MODEL.LOAD_PROPOSALS True, it is False")
         mode = "TRAIN" if is_train else "TEST"
         files = cfg.DATASETS[f"PROPOSAL_FILES_{mode}"]
+        arguments = super().from_config(cfg, is_train)
+        if cfg.TEST.AUG.ENABLED and not is_train:
+            arguments["augmentations"] = []  # every view is made from the original image
         return {
-            **super().from_config(cfg, is_train),
+            **arguments,
             "precomputed_proposal_topk": cfg.DATASETS[f"PRECOMPUTED_PROPOSAL_TOPK_{mode}"],
             "min_side": cfg.MODEL.WSOD.MIN_SIDE,
             "proposal_stores": [f for f in dict.fromkeys(files) if not f.endswith(".pkl")],

@@ -65,7 +65,7 @@ class AdversarialStep:
 
     @classmethod
     def from_config(cls, cfg: Any, model: nn.Module) -> "AdversarialStep | None":
-        """Read ``MODEL.WSOD.DROPBLOCK`` and ``SOLVER.STEPS``; None for a model without it."""
+        """Read ``MODEL.WSOD.DROPBLOCK`` (and ``SOLVER.STEPS``); None for a model without it."""
         generator = getattr(getattr(model, "roi_heads", None), "drop_block", None)
         if generator is None:
             return None
@@ -76,7 +76,7 @@ class AdversarialStep:
             generator,
             base_lr=node.BASE_LR,
             weight_decay=node.WEIGHT_DECAY,
-            milestones=cfg.SOLVER.STEPS,
+            milestones=node.STEPS or cfg.SOLVER.STEPS,
             gamma=node.GAMMA,
             loss_weight=node.LOSS_WEIGHT,
             reuse_features=node.REUSE_FEATURES,

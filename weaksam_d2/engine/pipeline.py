@@ -121,6 +121,7 @@ class Pipeline:
         for key in ("TRAIN", "TEST", "REGISTER", "TAGGED", "VOC"):
             setattr(cfg.DATASETS, key, getattr(self.cfg.DATASETS, key))
         cfg.SEED, cfg.TEST.BOOTSTRAP = self.cfg.SEED, self.cfg.TEST.BOOTSTRAP
+        cfg.TEST.EXCLUDE_IDS = self.cfg.TEST.EXCLUDE_IDS
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = self.num_classes
         prefixes = STAGE_KEYS[stage]
         pairs = list(zip(self.settings.opts[::2], self.settings.opts[1::2], strict=True))
@@ -169,6 +170,12 @@ class Pipeline:
 
     def _wsod(self) -> None:
         cfg = self.stage_config("wsod")
+        if cfg.DATASETS.BOXES_TRAIN:
+            raise ValueError(
+                f"{self.cfg.PIPELINE.WSOD_CONFIG}: DATASETS.BOXES_TRAIN is "
+                f"{cfg.DATASETS.BOXES_TRAIN}, and the figures of a pipeline stand in weak rows; "
+                "train with boxes by tools/train_net.py"
+            )
         stores = {name: self.layout.proposals(name) for name in self.datasets}
         cfg.DATASETS.PROPOSAL_FILES_TRAIN = (str(stores[self.train]),)
         # The filter is on where the tags are known: labels for retraining and CorLoc, never AP.
@@ -181,7 +188,7 @@ class Pipeline:
 
     def _pseudo_gt(self) -> None:
         detections = detections_file(self.layout.wsod, self.train)
-        for rule in ("adaptive", "top1"):
+        for rule in dict.fromkeys(("adaptive", "top1", self.cfg.WEAKSAM.PSEUDO_GT.RULE)):
             cfg = self.cfg.clone()
             cfg.WEAKSAM.PSEUDO_GT.RULE = rule
             pseudo_gt_stage(cfg, self.train, detections, self._place(self.layout.pseudo_gt(rule)))
@@ -221,6 +228,8 @@ class Pipeline:
         self, stage: str, job: TrainingJob, output: Path, inputs: Sequence[tuple[str, Path]]
     ) -> RunManifest:
         described = describe_records(self.train, weak_records(self.train))
+        if job.cfg.TEST.EXCLUDE_IDS:
+            inputs = [*inputs, ("excluded_ids", Path(job.cfg.TEST.EXCLUDE_IDS))]
         request = StageRequest(
             stage=stage,
             output=output,

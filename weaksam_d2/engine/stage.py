@@ -49,6 +49,7 @@ NEUTRAL_KEYS = (
     "DATALOADER.NUM_WORKERS",
     "SOLVER.CHECKPOINT_PERIOD",
     "TEST.EVAL_PERIOD",
+    "TEST.EXCLUDE_IDS",
     "DATASETS.REGISTER",
     "DATASETS.TAGGED",
     "DATASETS.VOC",
@@ -130,8 +131,10 @@ def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
 
 def describe_records(name: str, records: Records) -> dict[str, Any]:
     """``dataset`` block of a manifest: name, ids, and the hash of sizes and tags (not pixels)."""
+    # Absent and unknown classes count where there are any.
     rows = [
         [int(r["height"]), int(r["width"]), [int(c) for c in r.get("image_labels", [])]]
+        + [[key, *map(int, r[key])] for key in ("negative_labels", "unknown_labels") if key in r]
         for r in records
     ]
     ids = [str(r["image_id"]) for r in records]

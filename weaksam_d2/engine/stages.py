@@ -3,6 +3,7 @@
 import argparse
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from weaksam_d2.artifacts import (
     CamStore,
     CamStoreWriter,
     CategoryMap,
+    DetectionsFile,
     PromptSet,
     PromptSetWriter,
     ProposalStoreWriter,
@@ -22,10 +24,7 @@ from weaksam_d2.artifacts import (
     merge_cam_stores,
     merge_prompt_sets,
     merge_proposal_stores,
-    read_detections,
-    sha256_file,
     write_json,
-    write_pseudo_gt,
 )
 from weaksam_d2.cams import check_pretrained, generate_cams
 from weaksam_d2.data import read_image, weak_records
@@ -41,7 +40,12 @@ from weaksam_d2.engine.stage import (
 )
 from weaksam_d2.prompts import build_prompt_sources, generate_prompts
 from weaksam_d2.proposals import build_proposal_method, edge_boxes_model, generate_proposals
-from weaksam_d2.pseudo_gt import build_pseudo_gt_rule, generate_pseudo_gt
+from weaksam_d2.pseudo_gt import (
+    build_fusion,
+    build_pseudo_gt_rule,
+    describe_detections,
+    stream_pseudo_gt,
+)
 from weaksam_d2.sam import sam_weights
 from weaksam_d2.weights import resolve_weights
 
@@ -228,26 +232,32 @@ def proposals_stage(
     return manifest
 
 
-def pseudo_gt_stage(cfg: Any, dataset: str, detections: Path, place: Placement) -> RunManifest:
-    """``pseudo_gt.json`` and ``statistics.json`` from detections on a tagged data set."""
+def pseudo_gt_stage(
+    cfg: Any, dataset: str, detections: Path | Sequence[Path], place: Placement
+) -> RunManifest:
+    """``pseudo_gt.json`` and ``statistics.json`` from detections on a tagged data set.
+
+    detections: files of one or several detectors (``WEAKSAM.PSEUDO_GT.FUSE`` joins them).
+    """
+    files = [detections] if isinstance(detections, Path) else list(detections)
     records = weak_records(dataset)
-    request = place.request(
-        "pseudo_gt", cfg, describe_records(dataset, records), [("detections", detections)]
-    )
+    names = ["detections", *(f"detections/{number}" for number in range(1, len(files)))]
+    described = describe_records(dataset, records)
+    request = place.request("pseudo_gt", cfg, described, list(zip(names, files, strict=True)))
 
     def body(output: Path, resume: bool) -> StageResult:
-        categories = CategoryMap.from_metadata(MetadataCatalog.get(dataset))
-        rule = build_pseudo_gt_rule(cfg)
-        pgt, statistics = generate_pseudo_gt(
-            read_detections(detections),
-            records,
-            categories,
-            rule=rule,
-            detections_sha256=sha256_file(detections),
-        )
-        write_pseudo_gt(output / "pseudo_gt.json", pgt)
-        write_json(output / "statistics.json", statistics.as_dict())
-        return StageResult(counts={"images": len(pgt.images), "annotations": len(pgt.annotations)})
+        with ExitStack() as opened:
+            report = stream_pseudo_gt(
+                output / "pseudo_gt.json",
+                [opened.enter_context(DetectionsFile(path)) for path in files],
+                records,
+                CategoryMap.from_metadata(MetadataCatalog.get(dataset)),
+                rule=build_pseudo_gt_rule(cfg),
+                fusion=build_fusion(cfg),
+                provenance=[describe_detections(path) for path in files],
+            )
+        write_json(output / "statistics.json", report.as_dict())
+        return StageResult(counts={"images": report.images, "annotations": report.annotations})
 
     return run_stage(replace(request, num_shards=1, shard=0), body)
 

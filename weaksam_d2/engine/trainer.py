@@ -5,7 +5,7 @@ import logging
 import math
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,25 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from weaksam_d2.data import build_test_loader, build_train_loader
+from weaksam_d2.artifacts import write_json
+from weaksam_d2.data import (
+    build_test_loader,
+    build_train_loader,
+    describe_boxes,
+    skip_iterations,
+)
 from weaksam_d2.engine.adversarial_step import AdversarialStep
+from weaksam_d2.engine.class_count import check_class_count
+from weaksam_d2.engine.determinism import deterministic_algorithms, prepare_determinism
+from weaksam_d2.engine.drop_limits import EqualDropLimits
+from weaksam_d2.engine.exact_resume import RandomStates
+from weaksam_d2.engine.inference_views import with_test_views
 from weaksam_d2.engine.optimizer import build_optimizer
-from weaksam_d2.evaluation import build_evaluator
+from weaksam_d2.evaluation import build_evaluator, class_table
+from weaksam_d2.ops.random_state import preserved_random_state
 
 logger = logging.getLogger(__name__)
+BOX_IMAGES = "box_images.json"
 AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -44,11 +57,15 @@ class WeakSAMTrainer(TrainerBase):
     Made of detectron2's hooks, checkpointer, writers and schedulers. Unlike ``DefaultTrainer`` it
     accumulates gradients (``SOLVER.ACCUMULATION_STEPS`` batches for each update), runs mixed
     precision on CUDA and CPU, distributes over gloo, and names image and loss when a loss is NaN.
+    With ``SOLVER.EXACT_RESUME`` a resumed run equals an uninterrupted one bit for bit, with
+    ``SOLVER.DETERMINISTIC`` only deterministic algorithms run.
     """
 
     def __init__(self, cfg: Any) -> None:
         super().__init__()
+        check_class_count(cfg)
         self.cfg = cfg
+        self._deterministic = prepare_determinism(cfg)
         model = build_model(cfg)
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
@@ -65,6 +82,7 @@ class WeakSAMTrainer(TrainerBase):
             model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
         )
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self._random_states = RandomStates.from_config(cfg) if cfg.SOLVER.EXACT_RESUME else None
         self.register_hooks(self._build_hooks())
 
     def _build_hooks(self) -> list[HookBase]:
@@ -73,6 +91,10 @@ class WeakSAMTrainer(TrainerBase):
             hooks.IterationTimer(),
             hooks.LRScheduler(self.optimizer, self.scheduler),
         ]
+        if self._random_states is not None:
+            built.append(self._random_states)
+        if comm.get_world_size() > 1:
+            built.append(EqualDropLimits(self.model, period=cfg.SOLVER.CHECKPOINT_PERIOD))
         if comm.is_main_process():
             built.append(
                 hooks.PeriodicCheckpointer(
@@ -80,24 +102,33 @@ class WeakSAMTrainer(TrainerBase):
                 )
             )
         if cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0:
-            built.append(
-                hooks.EvalHook(
-                    cfg.TEST.EVAL_PERIOD, lambda: flat_results(self.test(cfg, self.model))
-                )
-            )
+            built.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate))
         if comm.is_main_process():
             built.append(hooks.PeriodicWriter(default_writers(cfg.OUTPUT_DIR, self.max_iter), 20))
         return built
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Load ``MODEL.WEIGHTS``, or with ``resume`` the last checkpoint and its iteration."""
+        """Load ``MODEL.WEIGHTS``, or with ``resume`` the last checkpoint and its iteration.
+
+        Raises:
+            ValueError: ``SOLVER.EXACT_RESUME`` and a checkpoint that cannot be continued exactly.
+        """
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
             self.start_iter = self.iter + 1
+            if self._random_states is not None:
+                self._random_states.require_states(self.checkpointer.get_checkpoint_file())
+                skip_iterations(self.cfg, self.data_loader, self.start_iter)
 
     def train(self) -> None:  # type: ignore[override]
-        """Train from ``start_iter`` to ``SOLVER.MAX_ITER``."""
-        super().train(self.start_iter, self.max_iter)
+        """Train from ``start_iter`` to ``SOLVER.MAX_ITER``.
+
+        With ``DATASETS.BOXES_TRAIN`` the images that have boxes are listed in ``box_images.json``.
+        """
+        if self.cfg.DATASETS.BOXES_TRAIN and comm.is_main_process():
+            write_json(Path(self.cfg.OUTPUT_DIR) / BOX_IMAGES, describe_boxes(self.cfg))
+        with deterministic_algorithms(self._deterministic):
+            super().train(self.start_iter, self.max_iter)
 
     def run_step(self) -> None:
         """Make one optimizer update from ``SOLVER.ACCUMULATION_STEPS`` batches.
@@ -118,7 +149,7 @@ class WeakSAMTrainer(TrainerBase):
                 batches.append(batch)
             with self._no_sync(step < steps - 1):
                 losses = self._losses(batch)
-                check_finite(losses, batch, self.iter)
+                check_finite(losses, batch, self.iter, self._losses_alone)
                 self.grad_scaler.scale(sum(losses.values()) / steps).backward()
             for key, value in losses.items():
                 totals[key] = totals.get(key, torch.zeros(())) + value.detach().cpu() / steps
@@ -137,6 +168,16 @@ class WeakSAMTrainer(TrainerBase):
         with self._autocast():
             losses: dict[str, torch.Tensor] = self.model(batch)
         return losses
+
+    def _losses_alone(self, item: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Losses of one image of a batch, to find the one to blame."""
+        with torch.no_grad():
+            return self._losses([item])
+
+    def _evaluate(self) -> dict[str, float]:
+        """Evaluate without changing what training draws next."""
+        with preserved_random_state():
+            return flat_results(self.test(self.cfg, self.model))
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         device = self.cfg.MODEL.DEVICE.split(":")[0]
@@ -166,12 +207,23 @@ class WeakSAMTrainer(TrainerBase):
 
     @staticmethod
     def test(cfg: Any, model: nn.Module) -> dict[str, dict[str, Any]]:
-        """Run a model over each set of ``DATASETS.TEST``; results by data set, then task."""
+        """Run a model over each set of ``DATASETS.TEST``; results by data set, then task.
+
+        A model that has seen boxes (``DATASETS.BOXES_TRAIN``) never stands in a row of weak ones:
+        the names of its data sets end with, for example, ``(25% boxes)``. With
+        ``TEST.AUG.ENABLED`` every image is seen in several views.
+        """
+        model = with_test_views(cfg, model)
+        label = f" ({describe_boxes(cfg)['label']})" if cfg.DATASETS.BOXES_TRAIN else ""
         results = {}
         for name in cfg.DATASETS.TEST:
             folder = Path(cfg.OUTPUT_DIR) / "inference" / name
             evaluator = build_evaluator(cfg, name, str(folder))
-            results[name] = inference_on_dataset(model, build_test_loader(cfg, name), evaluator)
+            found = inference_on_dataset(model, build_test_loader(cfg, name), evaluator)
+            results[name + label] = found
+            table = class_table(found or {})
+            if table:
+                logger.info("%s\n%s", name + label, table)
         return results
 
 
@@ -190,20 +242,39 @@ def flat_results(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 def check_finite(
-    losses: Mapping[str, torch.Tensor], batch: list[dict[str, Any]], iteration: int
+    losses: Mapping[str, torch.Tensor],
+    batch: list[dict[str, Any]],
+    iteration: int,
+    losses_alone: Callable[[dict[str, Any]], Mapping[str, torch.Tensor]] | None = None,
 ) -> None:
     """Stop training at the first loss that is not finite.
 
+    Args:
+        losses: of the batch.
+        batch: its images.
+        iteration: for the message.
+        losses_alone: losses of one image, to tell which of the batch are to blame; not used
+            where the other ranks would have to take part.
+
     Raises:
-        FloatingPointError: names the iteration, the losses and the image ids of the batch.
+        FloatingPointError: names the iteration, the losses and the ids of the images to blame, or
+            of all images of the batch if none of them alone is.
     """
-    bad = {k: float(v) for k, v in losses.items() if not bool(torch.isfinite(v))}
-    if bad:
-        images = ", ".join(str(item.get("image_id", "?")) for item in batch)
-        raise FloatingPointError(
-            f"iteration {iteration}: {bad} on images {images}; lower SOLVER.BASE_LR, or look at "
-            "these images, their labels and their proposals"
-        )
+    bad = _not_finite(losses)
+    if not bad:
+        return
+    blamed: list[dict[str, Any]] = []
+    if losses_alone is not None and comm.get_world_size() == 1:
+        blamed = [item for item in batch if _not_finite(losses_alone(item))]
+    images = ", ".join(str(item.get("image_id", "?")) for item in blamed or batch)
+    raise FloatingPointError(
+        f"iteration {iteration}: {bad} on images {images}; lower SOLVER.BASE_LR, or look at "
+        "these images, their labels and their proposals"
+    )
+
+
+def _not_finite(losses: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    return {k: float(v.detach()) for k, v in losses.items() if not bool(torch.isfinite(v))}
 
 
 def _autocast_dtype(cfg: Any) -> torch.dtype | None:

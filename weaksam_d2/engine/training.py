@@ -12,6 +12,7 @@ from detectron2.modeling import build_model
 
 from weaksam_d2.artifacts import read_json, write_json
 from weaksam_d2.cams import check_pretrained
+from weaksam_d2.data import describe_boxes
 from weaksam_d2.engine.stage import StageResult
 from weaksam_d2.engine.trainer import WeakSAMTrainer, flat_results
 from weaksam_d2.wsod import WSODRCNN
@@ -41,7 +42,8 @@ def train_and_detect(job: TrainingJob, output: Path, resume: bool) -> StageResul
     """Train into a folder unless that is done, then evaluate each data set that has no results.
 
     Writes ``model_final.pth``, ``metrics.json`` (training curves) and
-    ``inference/<dataset>/{results,detections}.json``. After a kill, training goes on from its last
+    ``inference/<dataset>/{results,detections}.json``, with ``DATASETS.BOXES_TRAIN`` also
+    ``box_images.json``. After a kill, training goes on from its last
     checkpoint and evaluation from the first data set without results.
     """
     cfg = job.cfg.clone()
@@ -61,7 +63,10 @@ def train_and_detect(job: TrainingJob, output: Path, resume: bool) -> StageResul
             DetectionCheckpointer(model).load(str(output / FINAL))
         _detect(cfg, model, detection, output)
     seconds["detect"] = round(time.perf_counter() - start, 1)
-    return StageResult(counts={"iterations": cfg.SOLVER.MAX_ITER}, seconds=seconds)
+    counts = {"iterations": cfg.SOLVER.MAX_ITER}
+    if cfg.DATASETS.BOXES_TRAIN:  # their ids are in the manifest's output box_images.json
+        counts["box_images"] = describe_boxes(cfg)["count"]
+    return StageResult(counts=counts, seconds=seconds)
 
 
 def _train(cfg: Any, resume: bool) -> None:

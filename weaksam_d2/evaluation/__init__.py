@@ -1,12 +1,18 @@
 """Figures about proposals, detections and image tags."""
 
-from weaksam_d2.evaluation.bootstrap import bootstrap_interval, bootstrap_intervals
+from weaksam_d2.evaluation.bootstrap import (
+    batched_intervals,
+    bootstrap_interval,
+    bootstrap_intervals,
+)
 from weaksam_d2.evaluation.build import build_evaluator
-from weaksam_d2.evaluation.coco import CocoBoxEvaluator, compute_coco_ap
+from weaksam_d2.evaluation.class_table import class_table
+from weaksam_d2.evaluation.coco import CocoBoxEvaluator, coco_intervals, compute_coco_ap
 from weaksam_d2.evaluation.collect import DetectionEvaluator, Detections, GroundTruth
 from weaksam_d2.evaluation.corloc import CorLocEvaluator, compute_corloc
 from weaksam_d2.evaluation.coverage import Coverage, counted_objects, measure_coverage
 from weaksam_d2.evaluation.detections_writer import DetectionsWriter, detection_entries
+from weaksam_d2.evaluation.exclusion import ExcludingEvaluator, read_image_ids
 from weaksam_d2.evaluation.failures import Failure, find_failures
 from weaksam_d2.evaluation.multilabel import MultilabelEvaluator, compute_multilabel_ap
 from weaksam_d2.evaluation.recall import (
@@ -18,6 +24,7 @@ from weaksam_d2.evaluation.recall import (
     recall_by_count,
     recall_curve,
     recall_groups,
+    recall_intervals,
     store_boxes,
 )
 from weaksam_d2.evaluation.recall_table import (
@@ -27,7 +34,18 @@ from weaksam_d2.evaluation.recall_table import (
     table_rows,
 )
 from weaksam_d2.evaluation.store_views import StoreView, first_boxes, source_views
-from weaksam_d2.evaluation.voc import ClassMatches, WeakVOCEvaluator, compute_voc_ap, match_classes
+from weaksam_d2.evaluation.submission import (
+    read_voc_results,
+    write_coco_results,
+    write_voc_results,
+)
+from weaksam_d2.evaluation.voc import (
+    ClassMatches,
+    WeakVOCEvaluator,
+    compute_voc_ap,
+    match_classes,
+    resampled_mean_ap,
+)
 
 __all__ = [
     "ClassMatches",
@@ -37,6 +55,7 @@ __all__ = [
     "DetectionEvaluator",
     "Detections",
     "DetectionsWriter",
+    "ExcludingEvaluator",
     "Failure",
     "GroundTruth",
     "MultilabelEvaluator",
@@ -45,9 +64,12 @@ __all__ = [
     "StoreView",
     "WeakVOCEvaluator",
     "average_recall",
+    "batched_intervals",
     "bootstrap_interval",
     "bootstrap_intervals",
     "build_evaluator",
+    "class_table",
+    "coco_intervals",
     "compute_coco_ap",
     "compute_corloc",
     "compute_multilabel_ap",
@@ -62,11 +84,17 @@ __all__ = [
     "match_classes",
     "measure_coverage",
     "measure_views",
+    "read_image_ids",
+    "read_voc_results",
     "recall_by_count",
     "recall_curve",
     "recall_groups",
+    "recall_intervals",
     "recall_table",
+    "resampled_mean_ap",
     "source_views",
     "store_boxes",
     "table_rows",
+    "write_coco_results",
+    "write_voc_results",
 ]

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from weaksam_d2.ops import bootstrap_indices
+from weaksam_d2.ops import resampled_counts
 
-__all__ = ["bootstrap_interval", "bootstrap_intervals"]
+__all__ = ["batched_intervals", "bootstrap_interval", "bootstrap_intervals"]
 
 
 def bootstrap_interval(
@@ -51,16 +51,41 @@ def bootstrap_intervals(
     Raises:
         ValueError: as `bootstrap_interval`.
     """
+    return batched_intervals(
+        lambda counts: np.array([figures(row) for row in counts.astype(np.int64)]),
+        num_images,
+        resamples=resamples,
+        seed=seed,
+        level=level,
+    )
+
+
+def batched_intervals(
+    figures: Callable[[np.ndarray], np.ndarray],
+    num_images: int,
+    *,
+    resamples: int,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`bootstrap_intervals` of a function that takes many resamples at once.
+
+    ``figures`` takes float64 (B, I), how often each image counts in each of B resamples, and
+    returns float64 (B, F). Memory holds one block of resamples at a time.
+
+    Raises:
+        ValueError: as `bootstrap_interval`.
+    """
     if resamples < 2 or not 0 < level < 1:
         raise ValueError(
             f"an interval needs 2 or more resamples and a level in (0, 1), got {resamples}, {level}"
         )
-    values = np.array(
+    values = np.concatenate(
         [
-            figures(np.bincount(rows, minlength=num_images) if num_images else rows)
-            for rows in bootstrap_indices(num_images, resamples, seed)
-        ],
-        np.float64,
+            # Images first in memory, as resampled_ap and products with (I, F) want them.
+            figures(np.asfortranarray(counts, dtype=np.float64))
+            for counts in resampled_counts(num_images, resamples, seed)
+        ]
     )
     tail = 50 * (1 - level)
     low, high = np.full((2, values.shape[1]), np.nan)

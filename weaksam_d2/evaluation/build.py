@@ -1,7 +1,7 @@
 """The evaluators of a data set, chosen by its metadata."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from weaksam_d2.artifacts import CategoryMap
 from weaksam_d2.evaluation.coco import CocoBoxEvaluator
 from weaksam_d2.evaluation.corloc import CorLocEvaluator
 from weaksam_d2.evaluation.detections_writer import DetectionsWriter
+from weaksam_d2.evaluation.exclusion import ExcludingEvaluator, read_image_ids
 from weaksam_d2.evaluation.multilabel import MultilabelEvaluator
 from weaksam_d2.evaluation.voc import WeakVOCEvaluator
 
@@ -42,12 +43,20 @@ def _voc(cfg: CfgNode, split: _Split) -> list[DatasetEvaluator]:
         WeakVOCEvaluator(
             split.records, split.class_names, metric=metric, bootstrap=cfg.TEST.BOOTSTRAP
         ),
-        CocoBoxEvaluator(split.records, split.class_names, task="coco_bbox"),
+        *_coco(cfg, split, task="coco_bbox"),
     ]
 
 
-def _coco(cfg: CfgNode, split: _Split) -> list[DatasetEvaluator]:
-    return [CocoBoxEvaluator(split.records, split.class_names)]
+def _coco(cfg: CfgNode, split: _Split, task: str = "bbox") -> list[DatasetEvaluator]:
+    return [
+        CocoBoxEvaluator(
+            split.records,
+            split.class_names,
+            task=task,
+            library=cfg.TEST.COCO_EVAL,
+            bootstrap=cfg.TEST.BOOTSTRAP,
+        )
+    ]
 
 
 _BUILDERS: Mapping[str, Callable[[CfgNode, _Split], list[DatasetEvaluator]]] = {
@@ -66,7 +75,9 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path) -> 
     (``MODEL.META_ARCHITECTURE`` "ImageClassifier") gets tag mAP (``tags``) instead.
 
     With ``MODEL.WSOD.TEST_LABEL_FILTER`` detections know the tags of their image; AP of such
-    detections is refused, CorLoc remains.
+    detections is refused, CorLoc remains. Images that the file ``TEST.EXCLUDE_IDS`` lists are in
+    ``detections.json`` and in no figure; how many they were is the task ``images``, which ones
+    the file ``excluded_ids.txt`` in ``output_dir``.
 
     Raises:
         ValueError: for another evaluator type.
@@ -79,24 +90,39 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path) -> 
             f"{sorted([*_BUILDERS, 'none'])}"
         )
     records = DatasetCatalog.get(dataset_name)
+    output, excluded = Path(output_dir), read_image_ids(cfg.TEST.EXCLUDE_IDS)
+    remaining = [record for record in records if str(record["image_id"]) not in excluded]
     if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
-        return MultilabelEvaluator(records, metadata.thing_classes)
+        figures: list[DatasetEvaluator] = [MultilabelEvaluator(remaining, metadata.thing_classes)]
+    else:
+        figures = _detection_figures(cfg, kind, dataset_name, excluded)
+    if cfg.TEST.EXCLUDE_IDS and figures:
+        left_out = [str(r["image_id"]) for r in records if str(r["image_id"]) in excluded]
+        figures = [ExcludingEvaluator(figures, left_out, total=len(records), folder=output)]
+    if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
+        return figures[0]
+    categories = CategoryMap.from_metadata(metadata)
+    return DatasetEvaluators(
+        [*figures, DetectionsWriter(records, categories, output / "detections.json")]
+    )
+
+
+def _detection_figures(
+    cfg: CfgNode, kind: str, dataset_name: str, excluded: Set[str]
+) -> list[DatasetEvaluator]:
+    if kind == "none":
+        return []
+    split = _annotated_split(dataset_name, excluded)
     evaluators: list[DatasetEvaluator] = []
-    if kind != "none":
-        split = _annotated_split(dataset_name)
-        if cfg.MODEL.WSOD.TEST_LABEL_FILTER:
-            logger.info("AP of detections filtered by tags is not computed, only CorLoc")
-        else:
-            evaluators += _BUILDERS[kind](cfg, split)
-        evaluators.append(
-            CorLocEvaluator(split.records, split.class_names, bootstrap=cfg.TEST.BOOTSTRAP)
-        )
-    path = Path(output_dir) / "detections.json"
-    evaluators.append(DetectionsWriter(records, CategoryMap.from_metadata(metadata), path))
-    return DatasetEvaluators(evaluators)
+    if cfg.MODEL.WSOD.TEST_LABEL_FILTER:
+        logger.info("AP of detections filtered by tags is not computed, only CorLoc")
+    else:
+        evaluators += _BUILDERS[kind](cfg, split)
+    corloc = CorLocEvaluator(split.records, split.class_names, bootstrap=cfg.TEST.BOOTSTRAP)
+    return [*evaluators, corloc]
 
 
-def _annotated_split(dataset_name: str) -> _Split:
+def _annotated_split(dataset_name: str, excluded: Set[str]) -> _Split:
     metadata = MetadataCatalog.get(dataset_name)
     name = metadata.get("evaluation_name", "") or dataset_name
     twin = MetadataCatalog.get(name)
@@ -107,4 +133,5 @@ def _annotated_split(dataset_name: str) -> _Split:
             f"{list(twin.thing_classes)}; register both with the same classes"
         )
     year = twin.get("year", metadata.get("year", None))
-    return _Split(DatasetCatalog.get(name), classes, None if year is None else int(year))
+    records = [r for r in DatasetCatalog.get(name) if str(r["image_id"]) not in excluded]
+    return _Split(records, classes, None if year is None else int(year))

@@ -15,11 +15,15 @@ __all__ = ["DetectionEvaluator", "Detections", "GroundTruth", "gather_by_image"]
 
 @dataclass(frozen=True)
 class Detections:
-    """Detections of one image: XYXY boxes float32 (n, 4), scores float32, classes int64 (n,)."""
+    """Detections of one image: XYXY boxes float32 (n, 4), scores float32, classes int64 (n,).
+
+    ``masks`` are n COCO run-length encodings ({"size", "counts"}), None where nobody asked.
+    """
 
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
+    masks: tuple[dict[str, Any], ...] | None = None
 
 
 @dataclass(frozen=True)

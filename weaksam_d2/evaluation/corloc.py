@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from weaksam_d2.evaluation.bootstrap import bootstrap_interval
+from weaksam_d2.evaluation.bootstrap import batched_intervals
 from weaksam_d2.evaluation.collect import DetectionEvaluator, Detections, GroundTruth
 from weaksam_d2.ops import corloc_hits
 
@@ -48,20 +48,20 @@ def compute_corloc(
     return hits, present
 
 
-def _mean_corloc(hits: np.ndarray, present: np.ndarray, counts: np.ndarray | None = None) -> float:
-    values = _class_corloc(hits, present, counts)
-    seen = values[~np.isnan(values)]
-    return float(seen.mean()) if len(seen) else float("nan")
-
-
-def _class_corloc(
-    hits: np.ndarray, present: np.ndarray, counts: np.ndarray | None = None
-) -> np.ndarray:
-    weights = np.ones(len(hits), np.int64) if counts is None else counts
-    positive = weights @ present
+def _class_corloc(hits: np.ndarray, present: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """CorLoc (B, C) of each class in resamples with image ``counts`` (B, I); NaN without one."""
+    positive = counts @ present
     return np.divide(
-        weights @ hits, positive, out=np.full(hits.shape[1], np.nan), where=positive > 0
+        counts @ hits, positive, out=np.full(positive.shape, np.nan), where=positive > 0
     )
+
+
+def _mean_corloc(hits: np.ndarray, present: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Mean (B,) over the classes that are present in each resample; NaN where none is."""
+    values = _class_corloc(hits, present, counts)
+    number = (~np.isnan(values)).sum(axis=1)
+    total = np.nansum(values, axis=1)
+    return np.divide(total, number, out=np.full(len(values), np.nan), where=number > 0)
 
 
 class CorLocEvaluator(DetectionEvaluator):
@@ -93,16 +93,18 @@ class CorLocEvaluator(DetectionEvaluator):
             [detections[image_id] for image_id in self.image_ids],
             num_classes=len(self.class_names),
         )
-        per_class = 100 * _class_corloc(hits, present)
-        figures = {"CorLoc": 100 * _mean_corloc(hits, present)}
+        localized, there = hits.astype(np.float64), present.astype(np.float64)
+        once = np.ones((1, len(hits)))
+        per_class = 100 * _class_corloc(localized, there, once)[0]
+        figures = {"CorLoc": 100 * float(_mean_corloc(localized, there, once)[0])}
         if self._bootstrap:
-            low, high = bootstrap_interval(
-                lambda counts: _mean_corloc(hits, present, counts),
+            low, high = batched_intervals(
+                lambda counts: _mean_corloc(localized, there, counts)[:, None],
                 len(hits),
                 resamples=self._bootstrap,
                 seed=self._seed,
             )
-            figures |= {"CorLoc_low": 100 * low, "CorLoc_high": 100 * high}
+            figures |= {"CorLoc_low": 100 * float(low[0]), "CorLoc_high": 100 * float(high[0])}
         figures["num_classes"] = float((~np.isnan(per_class)).sum())
         figures |= {
             f"CorLoc-{n}": float(v) for n, v in zip(self.class_names, per_class, strict=True)

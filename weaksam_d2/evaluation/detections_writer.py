@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from weaksam_d2.artifacts import CategoryMap, write_detections
 from weaksam_d2.evaluation.collect import DetectionEvaluator, Detections
+from weaksam_d2.ops import encode_rle
 
 __all__ = ["DetectionsWriter", "detection_entries"]
 
@@ -18,9 +20,9 @@ def detection_entries(
 ) -> list[dict[str, Any]]:
     """COCO results of one image, in the order given: dataset category ids, XYWH in pixels.
 
-    Numbers keep full precision; ``image_id`` keeps its type.
+    Numbers keep full precision; ``image_id`` keeps its type. Masks are ``segmentation``.
     """
-    entries = []
+    entries: list[dict[str, Any]] = []
     boxes, scores = detections.boxes.tolist(), detections.scores.tolist()
     for (x1, y1, x2, y2), score, cls in zip(
         boxes, scores, detections.classes.tolist(), strict=True
@@ -33,13 +35,16 @@ def detection_entries(
                 "score": score,
             }
         )
+    for entry, mask in zip(entries, detections.masks or (), strict=detections.masks is not None):
+        entry["segmentation"] = mask
     return entries
 
 
 class DetectionsWriter(DetectionEvaluator):
     """Writes the detections of all ranks to one file; gives no figure.
 
-    ``records`` fix order and type of the image ids, ``categories`` the ids in the file.
+    ``records`` fix order and type of the image ids, ``categories`` the ids in the file. Masks of
+    a detector that has them (``pred_masks``, bool (n, H, W)) are written as well.
     """
 
     def __init__(
@@ -54,6 +59,15 @@ class DetectionsWriter(DetectionEvaluator):
         self._categories = categories
         self._path = Path(path)
         self._original = {str(record["image_id"]): record["image_id"] for record in records}
+
+    def _detections(self, image_id: str, instances: Any) -> Detections:
+        found = super()._detections(image_id, instances)
+        if not instances.has("pred_masks"):
+            return found
+        masks = instances.pred_masks.cpu()
+        size = [int(side) for side in masks.shape[1:]]
+        counts = [code.decode("ascii") for code in encode_rle(masks)]
+        return replace(found, masks=tuple({"size": size, "counts": code} for code in counts))
 
     def compute(self, detections: Mapping[str, Detections]) -> dict[str, dict[str, float]]:
         """Write the file, sorted by image in order of the split, then by falling score."""

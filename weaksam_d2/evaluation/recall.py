@@ -8,6 +8,7 @@ import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 
 from weaksam_d2.artifacts import ProposalStore
+from weaksam_d2.evaluation.bootstrap import batched_intervals
 from weaksam_d2.evaluation.collect import GroundTruth, gather_by_image
 from weaksam_d2.ops import best_iou, iou_matrix, one2one_recall_iou
 
@@ -20,6 +21,7 @@ __all__ = [
     "recall_by_count",
     "recall_curve",
     "recall_groups",
+    "recall_intervals",
     "store_boxes",
 ]
 
@@ -97,6 +99,39 @@ def compute_recall(
     counts = [len(boxes) for boxes in proposals]
     figures["per_image"] = float(np.mean(counts)) if counts else float("nan")
     return figures
+
+
+def recall_intervals(
+    gt_boxes: Sequence[np.ndarray],
+    proposals: Sequence[np.ndarray],
+    ious: Sequence[float] = (0.5, 0.75, 0.9),
+    match: str = "one2one",
+    *,
+    resamples: int,
+    seed: int = 0,
+) -> dict[str, float]:
+    """95 % intervals over images of `compute_recall`: ``recall50_low``, ``recall50_high`` …
+
+    Objects are matched once; a resample without any object is left out.
+    """
+    covered = covered_iou(gt_boxes, proposals, match=match)
+    objects = np.array([len(boxes) for boxes in gt_boxes], np.float64)
+    sums = np.zeros((len(objects), len(ious)))
+    owner = np.repeat(np.arange(len(objects)), objects.astype(np.int64))
+    np.add.at(sums, owner, covered[:, None] >= np.asarray(ious)[None])
+
+    def figures(counts: np.ndarray) -> np.ndarray:
+        total = (counts @ objects)[:, None]
+        covered_objects = counts @ sums
+        empty = np.full(covered_objects.shape, np.nan)
+        return np.divide(covered_objects, total, out=empty, where=total > 0)
+
+    low, high = batched_intervals(figures, len(objects), resamples=resamples, seed=seed)
+    return {
+        f"{recall_key(iou)}_{side}": 100 * float(values[column])
+        for column, iou in enumerate(ious)
+        for side, values in (("low", low), ("high", high))
+    }
 
 
 def recall_groups(
@@ -223,7 +258,8 @@ def evaluate_store(
 class ProposalRecallEvaluator(DatasetEvaluator):
     """Recall of the ``proposals`` (``proposal_boxes``) that a model gives for annotated records.
 
-    Gives ``recall50`` … and ``per_image`` under the task ``box_proposals``.
+    Gives ``recall50`` … and ``per_image`` under the task ``box_proposals``, with ``bootstrap``
+    resamples over images also ``recall50_low`` and ``recall50_high`` (95 %).
     """
 
     def __init__(
@@ -232,8 +268,11 @@ class ProposalRecallEvaluator(DatasetEvaluator):
         *,
         ious: Sequence[float] = (0.5, 0.75, 0.9),
         match: str = "one2one",
+        bootstrap: int = 0,
+        seed: int = 0,
         distributed: bool = True,
     ) -> None:
+        self._bootstrap, self._seed = bootstrap, seed
         self._objects: dict[str, np.ndarray] = {}
         for record in records:
             truth = GroundTruth.from_record(record)
@@ -266,4 +305,14 @@ class ProposalRecallEvaluator(DatasetEvaluator):
         # An image that no rank gave has no proposals: its objects are missed.
         proposals = [rows.get(key, np.zeros((0, 4), np.float32)) for key in self._objects]
         objects = list(self._objects.values())
-        return {"box_proposals": compute_recall(objects, proposals, self._ious, self._match)}
+        figures = compute_recall(objects, proposals, self._ious, self._match)
+        if self._bootstrap:
+            figures |= recall_intervals(
+                objects,
+                proposals,
+                self._ious,
+                self._match,
+                resamples=self._bootstrap,
+                seed=self._seed,
+            )
+        return {"box_proposals": figures}

@@ -7,15 +7,24 @@ from typing import Any
 
 import numpy as np
 
-from weaksam_d2.evaluation.bootstrap import bootstrap_interval
+from weaksam_d2.evaluation.bootstrap import batched_intervals
 from weaksam_d2.evaluation.collect import DetectionEvaluator, Detections, GroundTruth
-from weaksam_d2.ops import match_detections, precision_recall, voc_ap
+from weaksam_d2.ops import match_detections, precision_recall, resampled_ap, voc_ap
 
-__all__ = ["VOC_METRICS", "ClassMatches", "WeakVOCEvaluator", "compute_voc_ap", "match_classes"]
+__all__ = [
+    "VOC_METRICS",
+    "ClassMatches",
+    "WeakVOCEvaluator",
+    "compute_voc_ap",
+    "match_classes",
+    "resampled_mean_ap",
+]
 
 logger = logging.getLogger(__name__)
 
-VOC_METRICS = ("11point", "area")
+# Recall levels at which each metric reads precision; None: the area under the curve.
+_RECALL_LEVELS = {"11point": np.arange(11) / 10, "area": None}
+VOC_METRICS = tuple(_RECALL_LEVELS)
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,32 @@ def compute_voc_ap(
     return (float(seen.mean()) if len(seen) else float("nan")), values
 
 
+def resampled_mean_ap(
+    matches: Sequence[ClassMatches], counts: np.ndarray, recall_levels: np.ndarray | None
+) -> np.ndarray:
+    """Mean AP (B,) in [0, 1] of each resample, over the classes that have an object in it.
+
+    ``counts`` float (B, I) weighs the images; ``recall_levels`` as in ``ops.resampled_ap``.
+    """
+    values = np.array(
+        [
+            resampled_ap(
+                one.image,
+                one.true_positive,
+                one.false_positive,
+                one.positives,
+                counts,
+                recall_levels=recall_levels,
+            )
+            for one in matches
+        ]
+    ).reshape(len(matches), len(counts))
+    seen = ~np.isnan(values)
+    total = np.where(seen, values, 0.0).sum(axis=0)
+    number = seen.sum(axis=0)
+    return np.divide(total, number, out=np.full(len(counts), np.nan), where=number > 0)
+
+
 class WeakVOCEvaluator(DetectionEvaluator):
     """VOC AP50 of a split, without the score rounding of detectron2's evaluator.
 
@@ -162,13 +197,14 @@ class WeakVOCEvaluator(DetectionEvaluator):
         mean, per_class = compute_voc_ap(matches, self._metric)
         figures = {"AP50": 100 * mean}
         if self._bootstrap:
-            low, high = bootstrap_interval(
-                lambda counts: compute_voc_ap(matches, self._metric, counts)[0],
+            levels = _RECALL_LEVELS[self._metric]
+            low, high = batched_intervals(
+                lambda counts: resampled_mean_ap(matches, counts, levels)[:, None],
                 len(self.image_ids),
                 resamples=self._bootstrap,
                 seed=self._seed,
             )
-            figures |= {"AP50_low": 100 * low, "AP50_high": 100 * high}
+            figures |= {"AP50_low": 100 * float(low[0]), "AP50_high": 100 * float(high[0])}
         for metric in VOC_METRICS:
             figures[f"AP50_{metric}"] = 100 * compute_voc_ap(matches, metric)[0]
         averaged = int((~np.isnan(per_class)).sum())

@@ -2,6 +2,7 @@
 
 from .box_head import WSODBoxHead  # registers WSODBoxHead
 from .dropblock import ConcreteDropBlock, build_drop_block
+from .full_supervision import BoxTargets, FullSupervision, build_full_supervision
 from .mil_head import MILOutputLayers
 from .pcl import PCL, GraphCenters  # registers PCL
 from .rcnn import WSODRCNN  # registers WSODRCNN
@@ -21,16 +22,17 @@ from .seed_miner import (  # registers TopScoring, NearMaximum, MIST
     TopScoring,
     build_seed_miner,
 )
-from .tags import ImageTags
+from .test_time_augmentation import WSODRCNNWithTTA
 
 __all__ = [
     "MIST",
     "PCL",
     "REFINEMENT_LOSS_REGISTRY",
     "SEED_MINER_REGISTRY",
+    "BoxTargets",
     "ConcreteDropBlock",
+    "FullSupervision",
     "GraphCenters",
-    "ImageTags",
     "MILOutputLayers",
     "NearMaximum",
     "RefinementBranch",
@@ -39,9 +41,11 @@ __all__ = [
     "TopScoring",
     "WSODBoxHead",
     "WSODRCNN",
+    "WSODRCNNWithTTA",
     "WSODROIHeads",
     "WeightedCrossEntropy",
     "build_drop_block",
+    "build_full_supervision",
     "build_refinement_loss",
     "build_seed_miner",
 ]

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from weaksam_d2.data import ImageTags
 from weaksam_d2.ops.mil import image_level_loss, mil_scores
-
-from .tags import ImageTags
 
 __all__ = ["MILOutputLayers"]
 

@@ -9,8 +9,11 @@ from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
+from torch import Tensor
 
-from .tags import ImageTags
+from weaksam_d2.data import ImageTags
+
+from .full_supervision import BoxTargets
 
 __all__ = ["WSODRCNN"]
 
@@ -24,7 +27,8 @@ class WSODRCNN(GeneralizedRCNN):
 
     A training sample holds ``image``, ``proposals`` and ``image_labels`` (int64 (m,), m >= 0), and
     may hold ``negative_labels`` and ``unknown_labels``. Its tags travel to the heads where the
-    parent expects ground-truth instances.
+    parent expects ground-truth instances. With ``DATASETS.BOXES_TRAIN`` a sample may bring true
+    boxes, under the key ``full_instances`` alone.
     """
 
     @configurable
@@ -85,6 +89,29 @@ class WSODRCNN(GeneralizedRCNN):
             batched_inputs = [self._with_label_mask(sample) for sample in batched_inputs]
         return super().inference(batched_inputs, detected_instances, do_postprocess)
 
+    def score_proposals(
+        self, batched_inputs: list[dict[str, Any]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Scores (R, C) and boxes (R, C, 4) of all proposals of each sample, nothing selected.
+
+        Boxes are XYXY in pixels of the sample's image and not clipped.
+        """
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        proposals = [sample["proposals"].to(self.device) for sample in batched_inputs]
+        regions = self.roi_heads.region_features(features, proposals)
+        scores = self.roi_heads.class_scores(regions, proposals)
+        return scores, self.roi_heads.predicted_boxes(regions, proposals)
+
+    def select_detections(self, sample: dict[str, Any], scores: Tensor, boxes: Tensor) -> Instances:
+        """Detections of one sample from scores (R, C) and boxes (R, C, 4) of its proposals."""
+        if self.test_label_filter:
+            sample = self._with_label_mask(sample)
+        detections: Instances = self.roi_heads.detect(
+            [scores], [boxes], [sample["proposals"].to(scores.device)]
+        )[0]
+        return detections
+
     def visualize_training(
         self, batched_inputs: list[dict[str, Any]], proposals: list[Instances]
     ) -> None:
@@ -102,7 +129,7 @@ class WSODRCNN(GeneralizedRCNN):
         drawn = np.ascontiguousarray(canvas.get_output().get_image().transpose(2, 0, 1))
         get_event_storage().put_image("best proposal of each tagged class", drawn)
 
-    def _checked_labels(self, sample: dict[str, Any]) -> ImageTags:
+    def _checked_labels(self, sample: dict[str, Any]) -> ImageTags | BoxTargets:
         name = sample.get("image_id", sample.get("file_name", "?"))
         for key in FORBIDDEN:
             if key in sample:
@@ -118,7 +145,14 @@ class WSODRCNN(GeneralizedRCNN):
         leaked = [field for field in fields if field.startswith("gt_")]
         if leaked:
             raise ValueError(f"the proposals of image {name!r} carry ground truth: {leaked}")
-        return self._tags(sample)
+        if "full_instances" not in sample:
+            return self._tags(sample)
+        if getattr(self.roi_heads, "full_supervision", None) is None:
+            raise ValueError(
+                f"image {name!r} brings true boxes ('full_instances'); only mixed supervision "
+                "takes them: name its data set in DATASETS.BOXES_TRAIN"
+            )
+        return BoxTargets.from_sample(sample, num_classes=self.roi_heads.num_classes)
 
     def _tags(self, sample: dict[str, Any]) -> ImageTags:
         return ImageTags.from_sample(

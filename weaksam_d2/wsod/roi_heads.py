@@ -12,16 +12,17 @@ from detectron2.modeling.roi_heads.roi_heads import ROI_HEADS_REGISTRY, ROIHeads
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
+from weaksam_d2.data import ImageTags
 from weaksam_d2.ops.boxes import clip_boxes, encode_boxes
 from weaksam_d2.ops.nms import batched_nms
 from weaksam_d2.ops.refinement import seed_box_loss
 
 from .box_head import WSODBoxHead
 from .dropblock import ConcreteDropBlock, build_drop_block
+from .full_supervision import BoxTargets, FullSupervision, build_full_supervision
 from .mil_head import MILOutputLayers
 from .refinement import RefinementBranch, RefinementLoss, build_refinement_loss
 from .seed_miner import SeedMiner, build_seed_miner
-from .tags import ImageTags
 
 __all__ = ["WSODROIHeads"]
 
@@ -60,6 +61,7 @@ class WSODROIHeads(ROIHeads):
         box_weights: BoxWeights = (10.0, 10.0, 5.0, 5.0),
         objectness_scale: bool = False,
         drop_block: ConcreteDropBlock | None = None,
+        full_supervision: FullSupervision | None = None,
         test_score_thresh: float = 0.0,
         test_nms_thresh: float = 0.3,
         test_topk_per_image: int = 100,
@@ -83,6 +85,7 @@ class WSODROIHeads(ROIHeads):
             objectness_scale: pooled regions are multiplied by 1 + the field ``objectness`` (R,)
                 of the proposals.
             drop_block: hides parts of the pooled regions in training.
+            full_supervision: targets may be ``BoxTargets`` of fully labelled images.
             test_score_thresh: a detection's score is above this.
             test_nms_thresh: IoU above which the lower score of a class is suppressed.
             test_topk_per_image: detections of an image over all classes.
@@ -115,6 +118,7 @@ class WSODROIHeads(ROIHeads):
         self.box_weights = box_weights
         self.objectness_scale = objectness_scale
         self.drop_block = drop_block
+        self.full_supervision = full_supervision
         self.test_score_thresh = test_score_thresh
         self.test_nms_thresh = test_nms_thresh
         self.test_topk_per_image = test_topk_per_image
@@ -150,6 +154,7 @@ class WSODROIHeads(ROIHeads):
             "box_weights": tuple(cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS),
             "objectness_scale": node.OBJECTNESS_SCALE,
             "drop_block": build_drop_block(cfg, channels),
+            "full_supervision": build_full_supervision(cfg),
             "test_score_thresh": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
             "test_nms_thresh": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
             "test_topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
@@ -160,7 +165,7 @@ class WSODROIHeads(ROIHeads):
         images: ImageList,
         features: dict[str, Tensor],
         proposals: list[Instances],
-        targets: list[Tensor | ImageTags] | None = None,
+        targets: list[Tensor | ImageTags | BoxTargets] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """Losses in training, detections otherwise.
 
@@ -173,10 +178,22 @@ class WSODROIHeads(ROIHeads):
         if not self.training:
             scores = self.class_scores(region_features, proposals)
             boxes = self.predicted_boxes(region_features, proposals)
-            return self._detect(scores, boxes, proposals), {}
+            return self.detect(scores, boxes, proposals), {}
         if targets is None:
             raise ValueError("training needs the image-level labels of every image as targets")
-        return proposals, self._losses(region_features, proposals, targets)
+        if self.full_supervision is None:
+            weak = cast(list[Tensor | ImageTags], targets)
+            return proposals, self._losses(region_features, proposals, weak)
+        last = self._branches()[-1]
+        losses = self.full_supervision.losses(
+            region_features,
+            proposals,
+            targets,
+            mil=self.mil,
+            branch=last,
+            weak_losses=self._losses,
+        )
+        return proposals, losses
 
     def region_features(self, features: dict[str, Tensor], proposals: list[Instances]) -> Tensor:
         """Features (R of all images, d) of every proposal, images one after another."""
@@ -283,9 +300,14 @@ class WSODROIHeads(ROIHeads):
         weights = assignment.weights.masked_fill(assignment.labels == count, 0)
         return loss, seed_box_loss(deltas, targets, assignment.labels, weights)
 
-    def _detect(
+    def detect(
         self, scores: list[Tensor], boxes: list[Tensor], proposals: list[Instances]
     ) -> list[Instances]:
+        """Detections of each image from scores (R_i, C) and boxes (R_i, C, 4), not yet clipped.
+
+        ``proposals`` give the size of the image and, in a field ``image_labels``, bool (R_i, C),
+        which classes may be detected.
+        """
         results = []
         for image_scores, image_boxes, image in zip(scores, boxes, proposals, strict=True):
             if image.has("image_labels"):

@@ -7,6 +7,7 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 from weaksam_d2.data.datasets.coco import register_coco_evaluation, register_coco_weak
 from weaksam_d2.data.datasets.scenes import SCENE_SETS, register_scenes
+from weaksam_d2.data.datasets.server_sets import register_coco_server_set, register_voc_server_set
 from weaksam_d2.data.datasets.voc import register_voc_evaluation, register_voc_weak
 
 __all__ = ["register_builtin"]
@@ -26,6 +27,8 @@ _COCO_SPLITS = {
 def register_builtin(root: str | Path) -> None:
     """Register ``voc_*``, ``coco_*`` and ``scenes_*``, each as ``…_weak`` and ``…_eval``.
 
+    The two test sets that a server evaluates are ``…_weak`` alone.
+
     No file is opened (or rendered) before a set is loaded, and no name of detectron2 is touched.
     """
     root = Path(root)
@@ -36,7 +39,14 @@ def register_builtin(root: str | Path) -> None:
                 f"{name}_weak", root=folder, split=split, year=year, evaluation_name=f"{name}_eval"
             )
             register_voc_evaluation(f"{name}_eval", root=folder, split=split, year=year)
+    register_voc_server_set("voc_2012_test_weak", root=root / "VOC2012", split="test", year=2012)
     categories = [c for c in COCO_CATEGORIES if c["isthing"]]
+    register_coco_server_set(
+        "coco_2017_test-dev_weak",
+        json_file=root / "coco" / "annotations" / "image_info_test-dev2017.json",
+        image_root=root / "coco" / "test2017",
+        categories=categories,
+    )
     for name, (json_name, images) in _COCO_SPLITS.items():
         json_file, image_root = root / "coco" / "annotations" / json_name, root / "coco" / images
         register_coco_weak(

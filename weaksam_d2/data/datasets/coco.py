@@ -110,9 +110,7 @@ def load_coco_records(
             converted = _annotation(annotation, id_to_class)
             annotations.setdefault(str(annotation["image_id"]), []).append(converted)
     root = Path(image_root)
-    missing = [
-        i["file_name"] for i in data["images"] if not (root / i["file_name"]).is_file()
-    ]
+    missing = [i["file_name"] for i in data["images"] if not (root / i["file_name"]).is_file()]
     require_files(f"'{json_file}' in '{root}'", missing)
     return [
         {

@@ -6,7 +6,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-__all__ = ["class_index", "register", "require_files", "require_split"]
+__all__ = ["class_index", "refuse_weak", "register", "require_files", "require_split"]
 
 Loader = Callable[[], list[dict[str, Any]]]
 
@@ -59,4 +59,23 @@ def require_files(what: str, missing: Sequence[str]) -> None:
         raise FileNotFoundError(
             f"{len(missing)} image files of {what} are missing, for example {list(missing[:3])}; "
             "correct the list or the image folder"
+        )
+
+
+def refuse_weak(name: str) -> None:
+    """Raise ValueError for a set without boxes, KeyError for an unknown one; says what to do."""
+    if name not in DatasetCatalog.list():
+        raise KeyError(f"data set '{name}' is not registered")
+    first = DatasetCatalog.get(name)[:1]
+    if first and "image_labels" in first[0] and "annotations" not in first[0]:
+        twin = MetadataCatalog.get(name).get("evaluation_name", "")
+        remedy = (
+            f"its annotated twin is '{twin}' (metadata.evaluation_name)"
+            if twin
+            else ("it has no annotated twin (metadata.evaluation_name is empty)")
+        )
+        raise ValueError(
+            f"data set '{name}' has image labels and no boxes, detectron2's mapper needs boxes: "
+            f"{remedy}; or give its pseudo ground truth in DATASETS.PSEUDO_GT_TRAIN, or choose a "
+            "weak INPUT.MAPPER_NAME"
         )

@@ -4,7 +4,7 @@ import csv
 import difflib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,27 +13,37 @@ from weaksam_d2.data.datasets.registration import require_split
 
 __all__ = ["TaggedImage", "nearest_class_hint", "read_tags"]
 
+_SIGNS = ("-", "?")  # of absent and unknown classes in CSV
+_JSON_KEYS = ("tags", "negative", "unknown")
 _HEADERS = ("image", "file", "file_name", "filename", "path")
 
 
 @dataclass(frozen=True)
 class TaggedImage:
-    """One line of a tags file: image file (relative to the folder), its tags, where it stands."""
+    """One line of a tags file: image file (relative to the folder), its tags, where it stands.
+
+    ``negative`` classes are surely absent, of ``unknown`` ones nobody knows.
+    """
 
     file_name: str
     tags: tuple[str, ...]
     where: str
+    negative: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
 
 def read_tags(path: str | Path) -> list[TaggedImage]:
     """Read a tags file; each image once, in the order of the file; no tags is legal.
 
     CSV: ``image,tags`` (this header or none). Tags are separated by ``;`` or ``,`` in one quoted
-    field, or stand in further columns. JSON: ``{"a.jpg": ["cat", …], …}``.
+    field, or stand in further columns; ``-dog`` says that a dog is surely absent, ``?dog`` that
+    nobody knows. JSON: ``{"a.jpg": ["cat", …], …}``, where the list may be an object ``{"tags":
+    ["cat"], "negative": ["dog"], "unknown": ["cow"]}``; no sign has a meaning there.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: a malformed file or an image listed twice;
-        the message names file and line.
+        FileNotFoundError: no such file. ValueError: a malformed file, an image listed twice, or a
+        class that is said to be two of present, absent and unknown; the message names file and
+        line.
     """
     path = Path(path)
     require_split(path, "tags file")
@@ -74,8 +84,24 @@ def _read_csv(path: Path, text: str) -> list[TaggedImage]:
         where = f"{path}:{reader.line_num}"
         if not fields[0].strip():
             raise ValueError(f"{where}: the image name is empty; expected 'image,tags'")
-        rows.append(TaggedImage(fields[0].strip(), _split_tags(fields[1:]), where))
+        signed = _split_tags(fields[1:])
+        sets = {sign: _clean(t[1:] for t in signed if t[0] == sign) for sign in _SIGNS}
+        plain = _clean(tag for tag in signed if tag[0] not in _SIGNS)
+        rows.append(_tagged(fields[0].strip(), where, plain, sets["-"], sets["?"]))
     return rows
+
+
+def _tagged(
+    name: str, where: str, tags: Sequence[str], negative: Sequence[str], unknown: Sequence[str]
+) -> TaggedImage:
+    counts = Counter((*tags, *negative, *unknown))
+    twice = [tag for tag, count in counts.items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"{where}: '{twice[0]}' is in two of the present, absent and unknown classes of image "
+            f"'{name}'; keep one"
+        )
+    return TaggedImage(name, tuple(tags), where, tuple(negative), tuple(unknown))
 
 
 def _is_header(fields: Sequence[str]) -> bool:
@@ -83,8 +109,12 @@ def _is_header(fields: Sequence[str]) -> bool:
 
 
 def _split_tags(fields: Sequence[str]) -> tuple[str, ...]:
-    tags = [tag.strip() for field in fields for tag in field.replace(";", ",").split(",")]
-    return tuple(dict.fromkeys(tag for tag in tags if tag))
+    return _clean(tag for field in fields for tag in field.replace(";", ",").split(","))
+
+
+def _clean(tags: Iterable[str]) -> tuple[str, ...]:
+    """Without spaces around them, empty ones and repetitions."""
+    return tuple(dict.fromkeys(tag.strip() for tag in tags if tag.strip()))
 
 
 def _read_json(path: Path, text: str) -> list[TaggedImage]:
@@ -103,8 +133,17 @@ def _read_json(path: Path, text: str) -> list[TaggedImage]:
     rows = []
     for file_name, tags in data.items():
         where = f"{path}: '{file_name}'"
-        if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-            raise ValueError(f"{where}: expected a list of tags, got {tags!r}")
-        kept = tuple(dict.fromkeys(tag.strip() for tag in tags if tag.strip()))
-        rows.append(TaggedImage(file_name, kept, where))
+        sets = tags if isinstance(tags, Mapping) else {"tags": tags}
+        lists = [sets.get(key, []) for key in _JSON_KEYS]
+        known = set(sets) <= set(_JSON_KEYS)
+        if not known or not all(_is_list_of_names(given) for given in lists):
+            raise ValueError(
+                f"{where}: expected a list of tags, or an object of such lists with the keys "
+                f"{list(_JSON_KEYS)}, got {tags!r}"
+            )
+        rows.append(_tagged(file_name, where, *(_clean(given) for given in lists)))
     return rows
+
+
+def _is_list_of_names(given: Any) -> bool:
+    return isinstance(given, list) and all(isinstance(tag, str) for tag in given)

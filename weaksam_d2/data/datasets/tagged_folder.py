@@ -23,7 +23,8 @@ def register_tagged_folder(
     """Register a folder of images and a CSV or JSON file of their tags (:func:`read_tags`).
 
     Args:
-        classes: the classes, in this order; None: the tags that occur, sorted.
+        classes: the classes, in this order; None: the tags that occur (present, absent or
+            unknown), sorted.
         evaluation_name: an annotated twin, if there is one; without one nothing is evaluated.
 
     Raises:
@@ -31,7 +32,7 @@ def register_tagged_folder(
         file, line, tag and the nearest class.
     """
     rows = read_tags(tags)
-    names = tuple(classes or sorted({tag for row in rows for tag in row.tags}))
+    names = tuple(classes or sorted({tag for row in rows for tag in _mentioned(row)}))
     if not names:
         raise ValueError(f"tags file '{tags}' holds no tag, so there is no class to learn")
     index = class_index(names)
@@ -50,9 +51,13 @@ def register_tagged_folder(
     )
 
 
+def _mentioned(row: TaggedImage) -> tuple[str, ...]:
+    return (*row.tags, *row.negative, *row.unknown)
+
+
 def _check_tags(rows: Sequence[TaggedImage], names: Sequence[str]) -> None:
     for row in rows:
-        for tag in row.tags:
+        for tag in _mentioned(row):
             if tag not in names:
                 raise ValueError(
                     f"{row.where}: tag '{tag}' is not a class{nearest_class_hint(tag, names)}; "
@@ -89,6 +94,13 @@ def load_tagged_folder(
                 "height": height,
                 "width": width,
                 "image_labels": sorted(index[tag] for tag in row.tags),
+                **_further_labels(row, index),
             }
         )
     return records
+
+
+def _further_labels(row: TaggedImage, index: dict[str, int]) -> dict[str, list[int]]:
+    """``negative_labels`` and ``unknown_labels``, where a file says so."""
+    sets = {"negative_labels": row.negative, "unknown_labels": row.unknown}
+    return {key: sorted(index[tag] for tag in tags) for key, tags in sets.items() if tags}

@@ -21,15 +21,17 @@ from weaksam_d2.data.images import image_size
 
 __all__ = [
     "VOC_CLASSES",
+    "image_files",
     "load_voc_records",
     "read_split",
     "register_voc_evaluation",
     "register_voc_weak",
 ]
 
-VOC_CLASSES = tuple(
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
-    "person pottedplant sheep sofa train tvmonitor".split()
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car"),
+    *("cat", "chair", "cow", "diningtable", "dog", "horse", "motorbike"),
+    *("person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
@@ -140,7 +142,7 @@ def load_voc_records(
     """
     root = Path(root)
     ids = read_split(root / "ImageSets" / "Main" / f"{split}.txt")
-    files = _image_files(root / "JPEGImages")
+    files = image_files(root / "JPEGImages")
     require_files(f"split '{split}' in '{root}'", [i for i in ids if i not in files])
     index = class_index(classes)
     records = []
@@ -160,7 +162,12 @@ def load_voc_records(
     return records
 
 
-def _image_files(folder: Path) -> dict[str, str]:
+def image_files(folder: Path) -> dict[str, str]:
+    """Path of each image of a folder by its stem.
+
+    Raises:
+        FileNotFoundError: no such folder.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"image folder '{folder}' does not exist")
     names = sorted(e.name for e in os.scandir(folder) if e.name.endswith(_IMAGE_SUFFIXES))

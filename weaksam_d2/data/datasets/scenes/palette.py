@@ -23,9 +23,7 @@ def luminance(rgb: np.ndarray) -> float:
     return float(0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2])
 
 
-def draw_color(
-    rng: np.random.Generator, *, value: tuple[float, float] = (0.3, 0.95)
-) -> np.ndarray:
+def draw_color(rng: np.random.Generator, *, value: tuple[float, float] = (0.3, 0.95)) -> np.ndarray:
     """Draw an RGB color (3,) float32 in [0, 1] from the common mixture."""
     hue = _HUES[int(rng.integers(len(_HUES)))] + rng.normal(0.0, _HUE_SIGMA)
     return hsv_to_rgb(hue, rng.uniform(0.15, 0.85), rng.uniform(*value))

@@ -50,7 +50,9 @@ class SceneSet:
         if split not in self.counts:
             raise ValueError(f"scenes '{self.name}' have no split '{split}', only train and val")
         if not 0 <= self.seed < 1_000_000:
-            raise ValueError(f"the seed of scenes '{self.name}' is {self.seed}; expected 0 … 999999")
+            raise ValueError(
+                f"the seed of scenes '{self.name}' is {self.seed}; expected 0 … 999999"
+            )
         validation = split == "val"
         return {
             "count": self.counts[split],

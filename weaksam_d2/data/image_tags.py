@@ -34,6 +34,16 @@ class ImageTags:
         classes: list[int] = self.present.tolist()
         return classes
 
+    def multi_hot(self, num_classes: int) -> Tensor:
+        """Float (C,): 1 for the present classes."""
+        return torch.zeros(num_classes, device=self.present.device).index_fill(0, self.present, 1.0)
+
+    def known(self, num_classes: int) -> Tensor:
+        """Bool (C,): False for the unknown classes."""
+        if self.unknown is None:
+            return torch.ones(num_classes, dtype=torch.bool, device=self.present.device)
+        return ~self.unknown
+
     @classmethod
     def from_sample(
         cls, sample: Mapping[str, Any], *, num_classes: int, open_labels: bool = False

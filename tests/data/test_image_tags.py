@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from weaksam_d2.wsod import ImageTags
+from weaksam_d2.data import ImageTags
 
 
 def tags(open_labels: bool = False, **labels: Any) -> ImageTags:

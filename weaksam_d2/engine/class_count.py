@@ -1,0 +1,54 @@
+"""Whether a model's number of classes is that of the data sets it is trained and tested on."""
+
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, RetinaNet
+
+from weaksam_d2.cams import ImageClassifier
+
+__all__ = ["check_class_count"]
+
+# Kinds of models and the key that holds their number of classes.
+_KEYS: tuple[tuple[type, str], ...] = (
+    (ImageClassifier, "ROI_HEADS"),
+    (GeneralizedRCNN, "ROI_HEADS"),
+    (RetinaNet, "RETINANET"),
+)
+
+
+def check_class_count(cfg: Any) -> None:
+    """Refuse a number of classes that ``DATASETS.TRAIN`` or ``TEST`` does not have.
+
+    Classifiers, R-CNNs (weakly supervised, retrained, with masks) and RetinaNets are checked;
+    other architectures count their classes themselves. A data set without class names, or one
+    that is not registered, is left to the loader.
+
+    Raises:
+        ValueError: names the key, its value, the data set and its number of classes.
+    """
+    kind = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    nodes = [node for base, node in _KEYS if isinstance(kind, type) and issubclass(kind, base)]
+    if not nodes:
+        return
+    value = cfg.MODEL[nodes[0]].NUM_CLASSES
+    for key in ("TRAIN", "TEST"):
+        for name in cfg.DATASETS[key]:
+            classes = _class_names(name)
+            if classes is not None and len(classes) != value:
+                shown = ", ".join(classes[:5]) + (", …" if len(classes) > 5 else "")
+                raise ValueError(
+                    f"MODEL.{nodes[0]}.NUM_CLASSES is {value}, but data set '{name}' of "
+                    f"DATASETS.{key} has {len(classes)} classes ({shown}); set "
+                    f"MODEL.{nodes[0]}.NUM_CLASSES {len(classes)}"
+                )
+
+
+def _class_names(name: str) -> list[str] | None:
+    """Class names of a data set, None if it has none or is not registered."""
+    if name not in DatasetCatalog.list():
+        return None
+    if MetadataCatalog.get(name).get("thing_classes") is None:
+        DatasetCatalog.get(name)  # some sets say their classes only when they are loaded
+    classes = MetadataCatalog.get(name).get("thing_classes")
+    return None if classes is None else list(classes)
