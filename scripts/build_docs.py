@@ -32,6 +32,8 @@ MAKE = re.compile(r"(?:^|`|\s)make ([a-z]+)\b(?=[`\s;,]|$)")
 FLAG = re.compile(r"(?<!\S)`?(--[a-z][a-z-]+)")
 KEY = re.compile(r"(?<![\w./-])([A-Z][A-Z0-9_]*(?:\.[A-Z][A-Z0-9_]*)+)(?![\w(/*])")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# Where the flags that tools share are added.
+SHARED_PARSERS = ("cli.py", "proposal_tables.py")
 # Flags that tools take from detectron2's own parser.
 DETECTRON2_FLAGS = {
     *("--config-file", "--resume", "--eval-only", "--num-gpus"),
@@ -81,7 +83,8 @@ def check_commands(text: str) -> Iterator[str]:
     targets = set(re.findall(r"^([a-z]+):", (REPO / "Makefile").read_text("utf-8"), re.M))
     for name in sorted(set(MAKE.findall(text)) - targets):
         yield f"make {name}: no such target"
-    shared = (REPO / "weaksam_d2" / "engine" / "cli.py").read_text("utf-8")
+    engine = REPO / "weaksam_d2" / "engine"
+    shared = "".join((engine / name).read_text("utf-8") for name in SHARED_PARSERS)
     for line in text.replace("\\\n", " ").splitlines():
         for tool in re.findall(r"(?:tools|scripts)/\w+\.py", line):
             if not (REPO / tool).is_file():
