@@ -45,6 +45,44 @@ def test_levels_are_named_by_stride_and_have_the_shapes_they_promise(name: str) 
         assert outputs[key].shape == (1, spec.channels, 64 // spec.stride, 96 // spec.stride)
 
 
+@pytest.mark.parametrize("name, channels", [("test_vit", 64), ("deit_tiny_patch16_224", 192)])
+def test_a_vision_transformer_gives_one_map_for_images_of_any_size(
+    name: str, channels: int
+) -> None:
+    backbone = make(name, (1,)).eval()
+    assert backbone.output_shape() == {"c4": ShapeSpec(channels=channels, stride=16)}
+    for height, width in ((64, 96), (32, 48)):
+        found = backbone(torch.rand(2, 3, height, width))["c4"]
+        assert found.shape == (2, channels, height // 16, width // 16)
+
+
+def test_a_window_transformer_gives_levels_with_channels_first() -> None:
+    backbone = make("swin_tiny_patch4_window7_224", (0, 1)).eval()
+    with torch.no_grad():
+        found = backbone(IMAGES)
+    for key, spec in backbone.output_shape().items():
+        assert found[key].shape == (1, spec.channels, 64 // spec.stride, 96 // spec.stride)
+
+
+def test_levels_of_one_stride_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"OUT_INDICES .*\[16, 16\].*one block"):
+        make("test_vit", (1, 2))
+
+
+@pytest.mark.parametrize("freeze_at", [0, 2, 5])
+def test_blocks_of_a_vision_transformer_are_frozen_with_its_positions(freeze_at: int) -> None:
+    backbone = make("test_vit", (3,), freeze_at=freeze_at).train()
+    level = backbone(IMAGES)["c4"]
+    assert level.requires_grad == (freeze_at < 5)
+    if freeze_at < 5:
+        level.sum().backward()
+    for name, parameter in backbone.named_parameters():
+        inside = name.removeprefix("network.model.")
+        block = int(inside.split(".")[1]) if inside.startswith("blocks.") else -1
+        frozen = freeze_at == 5 or (freeze_at > 0 and block < freeze_at)
+        assert parameter.requires_grad == (parameter.grad is not None) == (not frozen), name
+
+
 def test_images_are_padded_to_the_coarsest_stride() -> None:
     assert make().size_divisibility == 32
     assert make(indices=(2, 3)).size_divisibility == 16
@@ -138,7 +176,7 @@ def test_config_and_keywords_make_the_same_network(cfg: Any) -> None:
     assert named == [(n, p.requires_grad) for n, p in by_hand.named_parameters()]
 
 
-@pytest.mark.parametrize("name", [LITE0, "convnext_atto"])
+@pytest.mark.parametrize("name", [LITE0, "convnext_atto", "test_vit"])
 def test_weights_of_a_file_are_all_loaded(tmp_path: Path, name: str) -> None:
     import timm
 
@@ -149,7 +187,7 @@ def test_weights_of_a_file_are_all_loaded(tmp_path: Path, name: str) -> None:
     network = load_timm_features(name, (1, 2), str(path))
     given = {k.replace("_", "."): v for k, v in full.state_dict().items()}
     for key, value in network.state_dict().items():
-        assert torch.equal(value, given[key.replace("_", ".")]), key
+        assert torch.equal(value, given[key.removeprefix("model.").replace("_", ".")]), key
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,14 @@ def test_frozen_stages_have_parameters_that_do_not_learn(freeze_at: int) -> None
     assert frozen == {f"plain{i + 1}" for i in range(freeze_at)}
 
 
+def test_frozen_stages_get_no_gradient_and_every_other_does() -> None:
+    backbone = VGG16(freeze_at=2).train()
+    backbone(torch.rand(1, 3, 32, 32))["plain5"].sum().backward()
+    for name, parameter in backbone.named_parameters():
+        frozen = name.split(".")[1] in ("plain1", "plain2")
+        assert (parameter.grad is None) == frozen, name
+
+
 def test_the_config_makes_the_same_network() -> None:
     cfg = get_cfg()
     add_weaksam_config(cfg)

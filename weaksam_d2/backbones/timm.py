@@ -1,9 +1,11 @@
 """Any timm network with feature maps as a detectron2 backbone: levels, a pyramid, or one map."""
 
+import functools
+import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -32,8 +34,10 @@ def load_timm_features(name: str, out_indices: Sequence[int], weights: str = "")
     """Make a timm network that gives a list of feature maps, with all its weights loaded.
 
     Args:
-        name: a timm model that supports ``features_only``.
-        out_indices: feature indices; index i has stride 2^(i+1) in most networks.
+        name: a timm model that supports ``features_only``. A transformer must take images of
+            any size (``vit_*``, ``deit_*``, ``swin*`` and their like do).
+        out_indices: feature indices; index i has stride 2^(i+1) in most CNNs, and is the block
+            in a plain vision transformer.
         weights: "" for random ones, ``package:efficientnet-lite0``, a URL or a file.
 
     Raises:
@@ -42,12 +46,33 @@ def load_timm_features(name: str, out_indices: Sequence[int], weights: str = "")
     """
     if not name or not timm.is_model(name):
         raise ValueError(f"MODEL.TIMM.NAME is {name!r}, which is not a model of timm")
-    network: nn.Module = timm.create_model(
-        name, features_only=True, out_indices=tuple(out_indices), pretrained=False
-    )
+    network = _create(name, tuple(out_indices))
     if weights:
-        _load_all(network, _read_weights(name, weights), source=f"{weights!r} for {name}")
+        _load_all(_body(network), _read_weights(name, weights), source=f"{weights!r} for {name}")
     return network
+
+
+def _create(name: str, out_indices: tuple[int, ...]) -> nn.Module:
+    """Make the network so that it gives (N, C, H, W) for images of any size."""
+    make: Callable[..., nn.Module] = functools.partial(
+        timm.create_model, name, features_only=True, out_indices=out_indices, pretrained=False
+    )
+    network = make()
+    if str(getattr(network, "output_fmt", "NCHW")).endswith("NHWC"):
+        make = functools.partial(make, feature_cls="getter")
+        network = make()
+    accepted = inspect.signature(type(_body(network)).__init__).parameters
+    for option, value in (("dynamic_img_size", True), ("strict_img_size", False)):
+        if _body(network) is not network and option in accepted:
+            return make(**{option: value})
+    return network
+
+
+def _body(network: nn.Module) -> nn.Module:
+    """The network that holds the layers: transformers are wrapped whole."""
+    inner = getattr(network, "model", None)
+    wrapped = isinstance(inner, nn.Module) and hasattr(inner, "forward_intermediates")
+    return cast(nn.Module, inner) if wrapped else network
 
 
 def _read_weights(name: str, weights: str) -> dict[str, Tensor]:
@@ -93,19 +118,19 @@ def _load_all(network: nn.Module, state: dict[str, Tensor], *, source: str) -> N
 
 
 class TimmBackbone(Backbone):
-    """Feature maps ``c2`` ... ``c5`` (stride 2^n) of a timm network."""
+    """Feature maps ``c2`` ... ``c5`` (stride 2^n, rounded down) of a timm network."""
 
     def __init__(self, network: nn.Module, *, freeze_at: int = 0, freeze_norm: bool = True) -> None:
         """Wrap a network of :func:`load_timm_features`.
 
         Args:
             network: gives a list of maps and has timm's ``feature_info``.
-            freeze_at: stem and this many feature levels do not learn; 5: the whole network, which
-                then runs without a graph.
+            freeze_at: stem and this many feature levels (blocks of a plain vision transformer)
+                do not learn; 5: the whole network, which then runs without a graph.
             freeze_norm: every batch norm keeps statistics and affine parameters.
 
         Raises:
-            ValueError: if ``freeze_at`` is not from 0 to 5.
+            ValueError: if ``freeze_at`` is not from 0 to 5, or two levels have one stride.
         """
         super().__init__()
         if not 0 <= freeze_at <= WHOLE_NETWORK:
@@ -114,6 +139,11 @@ class TimmBackbone(Backbone):
         info: Any = network.feature_info
         strides, channels = list(info.reduction()), list(info.channels())
         names = [f"c{int(math.log2(stride))}" for stride in strides]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"MODEL.TIMM.OUT_INDICES names levels of strides {strides}; name one for each "
+                "stride (one block of a plain vision transformer)"
+            )
         self._out_features = names
         self._out_feature_strides = dict(zip(names, strides, strict=True))
         self._out_feature_channels = dict(zip(names, channels, strict=True))
@@ -121,6 +151,10 @@ class TimmBackbone(Backbone):
         self._fixed = list(self._modules_to_fix(freeze_at, freeze_norm))
         for module in self._fixed:
             for parameter in module.parameters():
+                parameter.requires_grad_(False)
+        if freeze_at:
+            # Position embedding and class token, which belong to the stem.
+            for parameter in _body(network).parameters(recurse=False):
                 parameter.requires_grad_(False)
         self.train(self.training)
 
@@ -130,9 +164,10 @@ class TimmBackbone(Backbone):
             return
         info: Any = self.network.feature_info
         # Stages after the last level get no gradient: distributed training would wait for it.
-        yield from _modules_after(self.network, info.module_name()[-1])
+        body = _body(self.network)
+        yield from _modules_after(body, info.module_name()[-1])
         if freeze_at:
-            yield from _modules_up_to(self.network, info.info[freeze_at - 1]["module"])
+            yield from _modules_up_to(body, info.info[freeze_at - 1]["module"])
         if freeze_norm:
             # Not FrozenBatchNorm2d: timm's BatchNormAct2d holds the activation and would lose it.
             for module in self.network.modules():
