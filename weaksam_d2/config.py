@@ -168,11 +168,26 @@ def _add_stages(cfg: Any) -> None:
     pgt.FUSE_IOU = 0.5  # above it boxes suppress each other (nms) or are averaged (wbf)
     pgt.FUSE_WEIGHTS = ()  # factor of each detector's scores; (): 1
 
+    masks = cfg.WEAKSAM.INSTANCE_MASKS = CN()  # SAM prompted with boxes: WeakSAM, Sec. 3.5
+    # SAM's mask for prompts without ambiguity | of three: highest predicted IoU | tight box nearest
+    masks.MULTIMASK = "single"  # single | best_of_3 | best_box
+    masks.BOX = "pgt"  # pgt: an annotation keeps its box | mask: the tight box of its mask
+    masks.CLIP = False  # masks end at their boxes
+    masks.REUSE_STORED = False  # take the masks of a proposal store where it has the box
+
+    teacher = cfg.WEAKSAM.EMA_TEACHER = CN()  # extras.md, Sec. 4; of the retraining stage
+    teacher.DECAY = 0.0  # of the averaged weights; 0: no teacher (0.9996 is usual)
+    teacher.START = 0  # iteration; before it the teacher is the student
+    teacher.LOSS_WEIGHT = 0.0  # of its targets, in [0, 1]; 0: it is evaluated only
+    teacher.SCORE_THRESH = 0.7  # least score of a target
+
     cfg.PIPELINE = CN()
     cfg.PIPELINE.CAMS_CONFIG = ""  # YAMLs of the trained stages, relative to the pipeline's
     cfg.PIPELINE.WSOD_CONFIG = ""
     cfg.PIPELINE.RETRAIN_CONFIG = ""
-    cfg.PIPELINE.STAGES = ("cams", "prompts", "proposals", "wsod", "pseudo_gt", "retrain")
+    cfg.PIPELINE.MASKS_CONFIG = ""  # a detector with masks, on pseudo masks; "": no such stage
+    cfg.PIPELINE.STAGES = ("cams", "prompts", "proposals", "wsod", "pseudo_gt", "retrain", "masks")
+    cfg.PIPELINE.ROUNDS = 1  # of self-training: the retrained detector labels, a new one learns
     cfg.PIPELINE.SELECTIVE_SEARCH = True  # the baseline's boxes and recall as well
     cfg.PIPELINE.ABLATIONS = False  # retrain without RoI drop as well
     cfg.PIPELINE.SUPERVISED_TWIN = False  # the retrained detector on true boxes as well
@@ -275,6 +290,8 @@ def _add_training(cfg: Any) -> None:
     cfg.TEST.VOC12_METRIC = "area"
     cfg.TEST.RECALL_MATCH = "one2one"  # one2one | any
     cfg.TEST.RECALL_IOUS = (0.5, 0.75, 0.9)
+    cfg.TEST.MASK_EVAL = "coco"  # AP at MASK_IOUS: coco (101 points) | voc (area, peers)
+    cfg.TEST.MASK_IOUS = (0.25, 0.5, 0.7, 0.75)
     cfg.TEST.BOOTSTRAP = 0  # resamples over images for confidence intervals; 0: none
     cfg.TEST.COCO_EVAL = "pycocotools"  # pycocotools | faster (extra "fasteval"), same figures
     cfg.TEST.EXCLUDE_IDS = ""  # file of image ids that no figure counts, one in a line

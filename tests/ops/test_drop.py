@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from weaksam_d2.ops import query_drop_mask, roi_drop_mask
+from weaksam_d2.ops import (
+    kept_mean,
+    percentile_loss,
+    query_drop_mask,
+    roi_drop_mask,
+    running_limits,
+    score_weight,
+)
+
+NAN = float("nan")
 
 CLS = torch.tensor([0.5, 4.5, 2.0, 3.0])
 REG = torch.tensor([1.0, 0.4, 6.0, float("nan")])  # the last is background: its loss is not read
@@ -96,6 +105,68 @@ def test_broken_roi_losses_and_unknown_modes_are_refused() -> None:
         keep("off", reg=torch.tensor([0.5, float("inf"), 2, 3]))
     with pytest.raises(ValueError, match="both"):
         keep("both")
+
+
+def test_limits_may_differ_for_each_roi_and_nan_drops_nothing() -> None:
+    limits = torch.tensor([0.4, float("nan"), 2.0, 2.5])
+    mask = roi_drop_mask(CLS, REG, FG, cls_threshold=limits, reg_threshold=NAN, mode="paper")
+    assert mask.tolist() == [False, True, True, False]
+
+
+def test_losses_of_the_example_are_divided_by_all_or_by_the_kept() -> None:
+    cls, kept = CLS.clone().requires_grad_(), torch.tensor([True, False, False, True])
+    assert kept_mean(cls, kept).item() == 3.5 / 4
+    assert kept_mean(cls, kept, norm="kept").item() == 1.75
+    weight = torch.tensor([0.5, 9.0, 9.0, 1.0])
+    assert kept_mean(cls, kept, weight=weight).item() == 3.25 / 4
+    kept_mean(cls, kept, weight=weight).backward()
+    assert cls.grad is not None and cls.grad.tolist() == [0.125, 0, 0, 0.25]
+    with pytest.raises(ValueError, match="norm"):
+        kept_mean(cls, kept, norm="all")
+
+
+def test_no_loss_and_no_kept_loss_are_zero_and_infinity_may_be_dropped() -> None:
+    nothing = torch.zeros(0, requires_grad=True)
+    for norm in ("total", "kept"):
+        assert kept_mean(nothing, torch.zeros(0, dtype=torch.bool), norm=norm).item() == 0
+        gone = kept_mean(torch.tensor([float("inf")]), torch.tensor([False]), norm=norm)
+        assert gone.item() == 0
+
+
+def test_the_limit_of_a_pool_is_its_kth_largest_loss() -> None:
+    losses = torch.arange(1.0, 21).flip(0)
+    everyone = torch.ones(20, dtype=torch.bool)
+    assert percentile_loss(losses, everyone, 90).item() == 18
+    pool = losses <= 10  # ten members, k = 1
+    assert percentile_loss(losses, pool, 90).item() == 9
+    assert percentile_loss(losses, losses <= 9, 90).isnan()
+    assert percentile_loss(torch.zeros(0), everyone[:0], 90).isnan()
+    with pytest.raises(ValueError, match="integer in"):
+        percentile_loss(losses, everyone, 0.9)  # type: ignore[arg-type]
+
+
+def test_running_limits_move_slowly_and_drop_by_what_was_before() -> None:
+    running = torch.tensor([4.0, NAN, 4.0])
+    batch = torch.tensor([6.0, 6.0, NAN])
+    limits, after = running_limits(running, batch, 0.99)
+    torch.testing.assert_close(limits, torch.tensor([4.0, NAN, NAN]), equal_nan=True)
+    torch.testing.assert_close(after, torch.tensor([4.02, 6.0, 4.0]))
+    limits, after = running_limits(after[:1], batch[:1], 0.99)
+    torch.testing.assert_close(limits, torch.tensor([4.02]))
+    torch.testing.assert_close(after, torch.tensor([4.0398]))
+
+
+def test_without_momentum_a_batch_has_its_own_limits() -> None:
+    batch = torch.tensor([6.0, NAN])
+    limits, _ = running_limits(torch.tensor([4.0, 4.0]), batch, 0.0)
+    torch.testing.assert_close(limits, batch, equal_nan=True)
+
+
+def test_a_score_weighs_foreground_within_zero_and_one() -> None:
+    score = torch.tensor([0.3, 1.125, -0.5, NAN])
+    assert score_weight(score, FG).tolist() == pytest.approx([0.3, 1, 0, 1])
+    with pytest.raises(ValueError, match="score_norm"):
+        score_weight(score, torch.ones_like(FG))
 
 
 def dropped(losses: list[float], percentile: int = 90, **options: object) -> list[int]:

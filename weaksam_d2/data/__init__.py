@@ -17,6 +17,8 @@ from weaksam_d2.data.datasets import (
     register_subset,
     register_tagged_folder,
     register_voc_evaluation,
+    register_voc_masks,
+    register_voc_segmentation,
     register_voc_weak,
 )
 from weaksam_d2.data.datasets.builtin import register_builtin  # registers voc_*, coco_*, scenes_*
@@ -58,6 +60,8 @@ __all__ = [
     "register_subset",
     "register_tagged_folder",
     "register_voc_evaluation",
+    "register_voc_masks",
+    "register_voc_segmentation",
     "register_voc_weak",
     "skip_iterations",
     "weak_records",

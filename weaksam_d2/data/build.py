@@ -3,6 +3,7 @@
 import importlib
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from detectron2.data import (
@@ -28,6 +29,7 @@ from weaksam_d2.data.datasets.registration import refuse_weak
 from weaksam_d2.data.datasets.subset import register_subset
 from weaksam_d2.data.datasets.tagged_folder import register_tagged_folder
 from weaksam_d2.data.datasets.voc import register_voc_evaluation, register_voc_weak
+from weaksam_d2.data.datasets.voc_masks import register_voc_masks
 from weaksam_d2.data.image_labels import validate_weak_records
 from weaksam_d2.data.pseudo_gt import register_pseudo_gt_of
 from weaksam_d2.data.samplers import (
@@ -56,8 +58,8 @@ def prepare_datasets(cfg: Any) -> None:
     """Make the data sets of a config available; doing it twice changes nothing.
 
     Imports ``DATASETS.REGISTER``, registers ``DATASETS.TAGGED`` and ``DATASETS.VOC`` (as
-    ``name_weak`` and ``name_eval``) and every ``name@N`` of ``DATASETS.TRAIN``, ``TEST`` and
-    ``BOXES_TRAIN``.
+    ``name_weak`` and ``name_eval``, where there are class masks also ``name_masks``) and every
+    ``name@N`` of ``DATASETS.TRAIN``, ``TEST`` and ``BOXES_TRAIN``.
 
     Raises:
         ValueError: an entry of the wrong form. ModuleNotFoundError: a module that is not there.
@@ -88,6 +90,9 @@ def _register_voc_pair(
     common: dict[str, Any] = {"root": root, "split": split, "year": year, "classes": chosen or None}
     register_voc_weak(f"{name}_weak", evaluation_name=f"{name}_eval", **common)
     register_voc_evaluation(f"{name}_eval", **common)
+    if (Path(root) / "SegmentationClass").is_dir():
+        register_voc_masks(f"{name}_masks", **common)
+        MetadataCatalog.get(f"{name}_weak").set(mask_evaluation_name=f"{name}_masks")
 
 
 def weak_records(name: str) -> Records:

@@ -31,6 +31,7 @@ from weaksam_d2.engine.adversarial_step import AdversarialStep
 from weaksam_d2.engine.class_count import check_class_count
 from weaksam_d2.engine.determinism import deterministic_algorithms, prepare_determinism
 from weaksam_d2.engine.drop_limits import EqualDropLimits
+from weaksam_d2.engine.ema_teacher import TEACHER_ROW, EMATeacher, UpdateTeacher
 from weaksam_d2.engine.exact_resume import RandomStates
 from weaksam_d2.engine.inference_views import with_test_views
 from weaksam_d2.engine.optimizer import build_optimizer
@@ -67,6 +68,7 @@ class WeakSAMTrainer(TrainerBase):
         self.cfg = cfg
         self._deterministic = prepare_determinism(cfg)
         model = build_model(cfg)
+        self.teacher = EMATeacher.from_config(cfg, model)
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.adversarial = AdversarialStep.from_config(cfg, model)
@@ -78,8 +80,9 @@ class WeakSAMTrainer(TrainerBase):
         self.grad_scaler = torch.amp.GradScaler(
             "cuda", enabled=on_cuda and self._amp == torch.float16
         )
+        averaged = {} if self.teacher is None else {"ema": self.teacher}
         self.checkpointer = DetectionCheckpointer(
-            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **averaged
         )
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self._random_states = RandomStates.from_config(cfg) if cfg.SOLVER.EXACT_RESUME else None
@@ -95,6 +98,8 @@ class WeakSAMTrainer(TrainerBase):
             built.append(self._random_states)
         if comm.get_world_size() > 1:
             built.append(EqualDropLimits(self.model, period=cfg.SOLVER.CHECKPOINT_PERIOD))
+        if self.teacher is not None:
+            built.append(UpdateTeacher(self.teacher))
         if comm.is_main_process():
             built.append(
                 hooks.PeriodicCheckpointer(
@@ -111,10 +116,16 @@ class WeakSAMTrainer(TrainerBase):
         """Load ``MODEL.WEIGHTS``, or with ``resume`` the last checkpoint and its iteration.
 
         Raises:
-            ValueError: ``SOLVER.EXACT_RESUME`` and a checkpoint that cannot be continued exactly.
+            ValueError: ``SOLVER.EXACT_RESUME`` and a checkpoint that cannot be continued exactly,
+                or a teacher and a checkpoint without one.
         """
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
-        if resume and self.checkpointer.has_checkpoint():
+        resumed = resume and self.checkpointer.has_checkpoint()
+        if self.teacher is not None and resumed:
+            self.teacher.require_loaded(self.checkpointer.get_checkpoint_file())
+        elif self.teacher is not None:
+            self.teacher.restart(self.checkpointer.model)
+        if resumed:
             self.start_iter = self.iter + 1
             if self._random_states is not None:
                 self._random_states.require_states(self.checkpointer.get_checkpoint_file())
@@ -145,6 +156,8 @@ class WeakSAMTrainer(TrainerBase):
             start = time.perf_counter()
             batch = self._next_batch()
             data_time += time.perf_counter() - start
+            if self.teacher is not None:
+                batch = self.teacher.add_targets(batch, self.iter, self._autocast)
             if self.adversarial is not None:
                 batches.append(batch)
             with self._no_sync(step < steps - 1):
@@ -177,7 +190,12 @@ class WeakSAMTrainer(TrainerBase):
     def _evaluate(self) -> dict[str, float]:
         """Evaluate without changing what training draws next."""
         with preserved_random_state():
-            return flat_results(self.test(self.cfg, self.model))
+            return flat_results(self.evaluate())
+
+    def evaluate(self) -> dict[str, dict[str, Any]]:
+        """Results of the model on ``DATASETS.TEST``, and of its teacher in rows of their own."""
+        teacher = None if self.teacher is None else self.teacher.model
+        return self.test(self.cfg, self.model, teacher)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         device = self.cfg.MODEL.DEVICE.split(":")[0]
@@ -205,19 +223,30 @@ class WeakSAMTrainer(TrainerBase):
         if self.adversarial is not None:
             self.adversarial.load_state_dict(state_dict["adversarial"])
 
-    @staticmethod
-    def test(cfg: Any, model: nn.Module) -> dict[str, dict[str, Any]]:
+    @classmethod
+    def test(
+        cls, cfg: Any, model: nn.Module, teacher: nn.Module | None = None
+    ) -> dict[str, dict[str, Any]]:
         """Run a model over each set of ``DATASETS.TEST``; results by data set, then task.
 
         A model that has seen boxes (``DATASETS.BOXES_TRAIN``) never stands in a row of weak ones:
         the names of its data sets end with, for example, ``(25% boxes)``. With
-        ``TEST.AUG.ENABLED`` every image is seen in several views.
+        ``TEST.AUG.ENABLED`` every image is seen in several views. The rows of ``teacher`` end
+        with ``(EMA teacher)``, its detections lie in ``inference_ema``.
         """
+        results = cls._test(cfg, model, "inference", "")
+        if teacher is not None:
+            results |= cls._test(cfg, teacher, "inference_ema", TEACHER_ROW)
+        return results
+
+    @staticmethod
+    def _test(cfg: Any, model: nn.Module, parent: str, row: str) -> dict[str, dict[str, Any]]:
         model = with_test_views(cfg, model)
         label = f" ({describe_boxes(cfg)['label']})" if cfg.DATASETS.BOXES_TRAIN else ""
+        label += row
         results = {}
         for name in cfg.DATASETS.TEST:
-            folder = Path(cfg.OUTPUT_DIR) / "inference" / name
+            folder = Path(cfg.OUTPUT_DIR) / parent / name
             evaluator = build_evaluator(cfg, name, str(folder))
             found = inference_on_dataset(model, build_test_loader(cfg, name), evaluator)
             results[name + label] = found

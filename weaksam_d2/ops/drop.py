@@ -3,10 +3,18 @@
 import torch
 from torch import Tensor
 
-__all__ = ["query_drop_mask", "roi_drop_mask"]
+__all__ = [
+    "kept_mean",
+    "percentile_loss",
+    "query_drop_mask",
+    "roi_drop_mask",
+    "running_limits",
+    "score_weight",
+]
 
 _ROI_MODES = ("paper", "release_both", "cls", "reg", "off")
 _QUERY_POOLS = ("fg", "all_then_fg", "all")
+_NORMS = ("total", "kept")
 
 
 @torch.no_grad()
@@ -15,24 +23,26 @@ def roi_drop_mask(
     reg_loss: Tensor,
     foreground: Tensor,
     *,
-    cls_threshold: float,
-    reg_threshold: float,
+    cls_threshold: float | Tensor,
+    reg_threshold: float | Tensor,
     mode: str = "paper",
 ) -> Tensor:
     """Tell which RoIs are kept: those whose pseudo label the detector can believe.
 
     cls_loss: (R,), cross entropy in nats. reg_loss: (R,), box loss in the unit of
     ``reg_threshold`` (sum or mean of four coordinates); counts as 0 for background. foreground:
-    bool (R,). mode: ``"paper"`` drops if *either* loss is above its threshold, ``"release_both"``
-    if both are, ``"cls"`` and ``"reg"`` look at one, ``"off"`` drops nothing.
+    bool (R,). Thresholds: numbers, or (R,) with one for each RoI; nothing is above NaN. mode:
+    ``"paper"`` drops if *either* loss is above its threshold, ``"release_both"`` if both are,
+    ``"cls"`` and ``"reg"`` look at one, ``"off"`` drops nothing.
     Returns bool (R,), True is kept; a loss equal to its threshold is kept. Raises ValueError for
     an unknown mode, FloatingPointError if a loss is not finite. WeakSAM, Sec. 3.4, Eq. 1.
     """
     if mode not in _ROI_MODES:
         raise ValueError(f"mode must be one of {_ROI_MODES}, got {mode!r}")
     box_loss = torch.where(foreground, reg_loss, torch.zeros_like(reg_loss))
-    _require_finite(cls_loss, "classification loss of a RoI")
-    _require_finite(box_loss, "box loss of a foreground RoI")
+    _require_finite(
+        {"classification loss of a RoI": cls_loss, "box loss of a foreground RoI": box_loss}
+    )
     cls_bad = cls_loss > cls_threshold
     reg_bad = foreground & (box_loss > reg_threshold)
     if mode == "paper":
@@ -42,6 +52,69 @@ def roi_drop_mask(
     if mode == "cls":
         return ~cls_bad
     return ~reg_bad if mode == "reg" else torch.ones_like(cls_bad)
+
+
+def kept_mean(
+    loss: Tensor, keep: Tensor, *, norm: str = "total", weight: Tensor | None = None
+) -> Tensor:
+    """Sum of the weighted losses of the kept RoIs, divided by a count of RoIs.
+
+    loss: (R,). keep: bool (R,). weight: (R,) or None (all 1). norm: ``"total"`` divides by R,
+    dropped ones included, ``"kept"`` by those that stay; by 1 if that is 0. Returns a scalar that
+    is attached to the graph of ``loss``. Raises ValueError for another norm. WeakSAM, Sec. 3.4,
+    Eq. 2; weaksam.md, Sec. 7.1.
+    """
+    if norm not in _NORMS:
+        raise ValueError(f"norm must be one of {_NORMS}, got {norm!r}")
+    weighted = loss if weight is None else loss * weight
+    total = torch.where(keep, weighted, torch.zeros_like(loss)).sum()  # 0 * inf would be NaN
+    count = keep.sum().clamp(min=1) if norm == "kept" else max(len(keep), 1)
+    return total / count
+
+
+@torch.no_grad()
+def percentile_loss(loss: Tensor, member: Tensor, percentile: int) -> Tensor:
+    """The limit of a pool of RoIs: its k-th largest loss (from 0), k = n (100 - percentile) // 100.
+
+    loss: (R,). member: bool (R,), the n RoIs of the pool. Returns a float32 scalar, NaN where k is
+    0 (too few RoIs to drop one). Raises ValueError for a percentile that is no integer in
+    [1, 100]. extras.md, Sec. 3.
+    """
+    _require_percentile(percentile)
+    if len(loss) == 0:
+        return torch.full((), float("nan"), device=loss.device)
+    limit, k = _kth_largest(loss.float(), member, percentile)
+    return torch.where(k > 0, limit, float("nan"))
+
+
+@torch.no_grad()
+def running_limits(running: Tensor, batch: Tensor, momentum: float) -> tuple[Tensor, Tensor]:
+    """Limits to drop by in this step, and the running ones after it.
+
+    running, batch: limits of the same shape, NaN where there was none yet, or none in this batch.
+    momentum: in [0, 1); 0: each batch has its own limit. Returns (limits, updated): what drops is
+    the running limit from *before* the step (NaN if the batch has none: nothing is dropped), which
+    then becomes ``momentum * running + (1 - momentum) * batch``, the first time ``batch``.
+    extras.md, Sec. 3.
+    """
+    none = torch.isnan(batch)
+    mixed = momentum * running + (1 - momentum) * batch
+    updated = torch.where(none, running, torch.where(torch.isnan(running), batch, mixed))
+    limits = batch if momentum == 0 else torch.where(none, batch, running)
+    return limits, updated
+
+
+@torch.no_grad()
+def score_weight(score: Tensor, foreground: Tensor) -> Tensor:
+    """Weight (R,) of each RoI in the loss: its pseudo box's score within [0, 1]; background 1.
+
+    score: (R,), the normalized score of the box that the RoI is matched to (any value for
+    background). Raises ValueError for a foreground score that is not finite. extras.md, Sec. 4.
+    """
+    weight = torch.where(foreground, score.float(), torch.ones_like(score, dtype=torch.float32))
+    if not torch.isfinite(weight).all():
+        raise ValueError("a pseudo box has a score_norm that is not finite; generate it again")
+    return weight.clamp(0, 1)
 
 
 @torch.no_grad()
@@ -58,11 +131,10 @@ def query_drop_mask(
     ``100 / (100 - percentile)`` queries. Raises ValueError for a bad option, FloatingPointError if
     a loss is not finite. WeakSAM, Sec. 3.4, Eq. 3.
     """
-    if isinstance(percentile, float) or not 1 <= percentile <= 100:
-        raise ValueError(f"percentile must be an integer in [1, 100], got {percentile!r}")
+    _require_percentile(percentile)
     if pool not in _QUERY_POOLS:
         raise ValueError(f"pool must be one of {_QUERY_POOLS}, got {pool!r}")
-    _require_finite(rank_loss, "loss of a query")
+    _require_finite({"loss of a query": rank_loss})
     if foreground is None:
         foreground = torch.ones_like(rank_loss, dtype=torch.bool)
     if len(rank_loss) == 0:
@@ -78,10 +150,19 @@ def query_drop_mask(
 
 def _above_limit(loss: Tensor, member: Tensor, percentile: int) -> Tensor:
     """Which entries are above the k-th largest member's (counted from 0)."""
+    return loss > _kth_largest(loss, member, percentile)[0]
+
+
+def _kth_largest(loss: Tensor, member: Tensor, percentile: int) -> tuple[Tensor, Tensor]:
     ranked = torch.where(member, loss, float("-inf")).sort(descending=True).values
     # Integers: (1 - 0.9) * 10 is below 1 in floating point.
     k = (member.sum() * (100 - percentile)) // 100
-    return loss > ranked.gather(0, k[None])
+    return ranked.gather(0, k[None])[0], k
+
+
+def _require_percentile(percentile: int) -> None:
+    if isinstance(percentile, float) or not 1 <= percentile <= 100:
+        raise ValueError(f"percentile must be an integer in [1, 100], got {percentile!r}")
 
 
 def _scale_group(loss: Tensor, member: Tensor) -> Tensor:
@@ -90,7 +171,9 @@ def _scale_group(loss: Tensor, member: Tensor) -> Tensor:
     return torch.where(spread > 0, (loss - low) / spread, torch.zeros_like(loss))
 
 
-def _require_finite(loss: Tensor, name: str) -> None:
+def _require_finite(losses: dict[str, Tensor]) -> None:
     # A comparison with NaN is false: without this it would be kept or dropped silently.
-    if not torch.isfinite(loss).all():
-        raise FloatingPointError(f"the {name} is not finite; lower the learning rate")
+    finite = torch.stack([torch.isfinite(loss).all() for loss in losses.values()]).tolist()
+    for name, good in zip(losses, finite, strict=True):
+        if not good:
+            raise FloatingPointError(f"the {name} is not finite; lower the learning rate")

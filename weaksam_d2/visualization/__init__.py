@@ -1,5 +1,6 @@
 """Artifacts drawn on images, and the report of a run."""
 
+from weaksam_d2.visualization.bin_plot import ErrorBins
 from weaksam_d2.visualization.charts import Series, bar_chart, line_chart
 from weaksam_d2.visualization.colors import class_color
 from weaksam_d2.visualization.contents import Panel, Report, Table
@@ -17,6 +18,7 @@ from weaksam_d2.visualization.report import write_report
 __all__ = [
     "PLOT_FORMATS",
     "Bars",
+    "ErrorBins",
     "Lines",
     "Panel",
     "Report",

@@ -15,6 +15,7 @@ SECTIONS: Mapping[str, tuple[str, str]] = {
     "wsod": ("Weakly supervised detector", "Trained on image tags and proposals only."),
     "pgt": ("Pseudo ground truth", "Detections on the training images turned into labels."),
     "retrain": ("Retrained detector", "A stock detector trained on the pseudo labels."),
+    "rounds": ("Self-training", "Each round's detector labels the images for the next one."),
     "masks": ("Instance masks", "Pseudo boxes as SAM prompts, then instance segmentation."),
 }
 

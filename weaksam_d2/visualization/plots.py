@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from weaksam_d2.artifacts import atomic_write
+from weaksam_d2.visualization.bin_plot import ErrorBins
 from weaksam_d2.visualization.charts import Series
 
 __all__ = ["PLOT_FORMATS", "Bars", "Lines", "write_plots"]
@@ -98,7 +99,7 @@ class Bars:
         axes.grid(alpha=0.3, axis="y")
 
 
-def write_plots(path: Path, panels: Sequence[Lines | Bars], *, title: str = "") -> None:
+def write_plots(path: Path, panels: Sequence[Lines | Bars | ErrorBins], *, title: str = "") -> None:
     """Write panels beside each other, two in a row, with one legend for all their lines.
 
     Equal panels give equal bytes.
@@ -125,7 +126,7 @@ def write_plots(path: Path, panels: Sequence[Lines | Bars], *, title: str = "") 
             )
 
 
-def _drawn(panels: Sequence[Lines | Bars], title: str) -> Figure:
+def _drawn(panels: Sequence[Lines | Bars | ErrorBins], title: str) -> Figure:
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(5.2 * columns, 3.7 * rows), layout="constrained")

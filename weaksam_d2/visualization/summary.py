@@ -137,7 +137,8 @@ def _detector_table(metrics: Mapping[str, Any], section: str) -> Iterator[Table]
     if rows:
         with_interval = any(row[2] for row in rows)
         columns = ["", "value", "95 % interval"] if with_interval else ["", "value"]
-        yield Table("Figures (%)", columns, [row[: len(columns)] for row in rows])
+        title = ", ".join(["Figures (%)", *([node["truth"]] if "truth" in node else [])])
+        yield Table(title, columns, [row[: len(columns)] for row in rows])
 
 
 def _card(label: str, node: Mapping[str, Any], key: str, note: str) -> dict[str, str]:

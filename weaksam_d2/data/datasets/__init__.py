@@ -5,6 +5,7 @@ from weaksam_d2.data.datasets.scenes import register_scenes
 from weaksam_d2.data.datasets.subset import register_subset
 from weaksam_d2.data.datasets.tagged_folder import register_tagged_folder
 from weaksam_d2.data.datasets.voc import register_voc_evaluation, register_voc_weak
+from weaksam_d2.data.datasets.voc_masks import register_voc_masks, register_voc_segmentation
 
 __all__ = [
     "register_coco_evaluation",
@@ -13,5 +14,7 @@ __all__ = [
     "register_subset",
     "register_tagged_folder",
     "register_voc_evaluation",
+    "register_voc_masks",
+    "register_voc_segmentation",
     "register_voc_weak",
 ]

@@ -9,6 +9,7 @@ from weaksam_d2.data.datasets.coco import register_coco_evaluation, register_coc
 from weaksam_d2.data.datasets.scenes import SCENE_SETS, register_scenes
 from weaksam_d2.data.datasets.server_sets import register_coco_server_set, register_voc_server_set
 from weaksam_d2.data.datasets.voc import register_voc_evaluation, register_voc_weak
+from weaksam_d2.data.datasets.voc_masks import register_voc_segmentation
 
 __all__ = ["register_builtin"]
 
@@ -39,6 +40,10 @@ def register_builtin(root: str | Path) -> None:
                 f"{name}_weak", root=folder, split=split, year=year, evaluation_name=f"{name}_eval"
             )
             register_voc_evaluation(f"{name}_eval", root=folder, split=split, year=year)
+    for split in ("train", "val", "trainval"):
+        register_voc_segmentation(
+            f"voc_2012_seg_{split}", root=root / "VOC2012", split=split, year=2012
+        )
     register_voc_server_set("voc_2012_test_weak", root=root / "VOC2012", split="test", year=2012)
     categories = [c for c in COCO_CATEGORIES if c["isthing"]]
     register_coco_server_set(

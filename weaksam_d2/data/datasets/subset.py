@@ -17,6 +17,7 @@ _INHERITED = (
     "dirname",
     "split",
     "image_root",
+    "mask_truth",
 )
 
 
@@ -37,7 +38,13 @@ def register_subset(name: str) -> None:
         raise KeyError(f"data set '{base}' (of '{name}') is not registered")
     twin = MetadataCatalog.get(base).get("evaluation_name", "")
     twin_name = f"{twin}@{count}" if twin else ""
+    masks = MetadataCatalog.get(base).get("mask_evaluation_name", "")
+    mask_name = f"{masks}@{count}" if masks else ""
     _register(name, base, evaluation_name=twin_name, ids_from=base, count=int(count))
+    if masks:
+        MetadataCatalog.get(name).set(mask_evaluation_name=mask_name)
+        if masks not in (base, twin):
+            _register(mask_name, masks, evaluation_name="", ids_from=base, count=int(count))
     if twin and twin != base and twin in DatasetCatalog.list():
         _register(twin_name, twin, evaluation_name=twin_name, ids_from=base, count=int(count))
 
@@ -47,7 +54,9 @@ def _register(name: str, source: str, *, evaluation_name: str, ids_from: str, co
         records = DatasetCatalog.get(source)
         ids = [str(r["image_id"]) for r in _spaced(DatasetCatalog.get(ids_from), count, name)]
         by_id = {str(record["image_id"]): record for record in records}
-        return [by_id[image_id] for image_id in ids]
+        # Not every image has been outlined: a set of true masks may be smaller than its base.
+        partial = "mask_truth" in known
+        return [by_id[i] for i in ids if not partial or i in by_id]
 
     known = MetadataCatalog.get(source).as_dict()
     metadata = {key: known[key] for key in _INHERITED if key in known}
