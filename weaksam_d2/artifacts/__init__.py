@@ -9,6 +9,13 @@ from weaksam_d2.artifacts.coco_json import (
     write_detections,
     write_pseudo_gt,
 )
+from weaksam_d2.artifacts.coco_parts import (
+    merge_detection_folders,
+    merge_pseudo_gt_folders,
+    write_detection_folder,
+    write_pseudo_gt_folder,
+)
+from weaksam_d2.artifacts.detections_file import DetectionsFile
 from weaksam_d2.artifacts.io import (
     ArtifactError,
     ArtifactMismatchError,
@@ -30,6 +37,7 @@ from weaksam_d2.artifacts.manifest import (
 from weaksam_d2.artifacts.prompt_peaks import PEAK_DTYPE, make_peaks
 from weaksam_d2.artifacts.prompt_set import Prompts, PromptSet, PromptSetWriter
 from weaksam_d2.artifacts.proposal_store import Proposals, ProposalStore, ProposalStoreWriter
+from weaksam_d2.artifacts.pseudo_gt_writer import PseudoGTWriter
 from weaksam_d2.artifacts.shards import (
     check_identity,
     merge_cam_stores,
@@ -51,6 +59,7 @@ __all__ = [
     "CamStore",
     "CamStoreWriter",
     "CategoryMap",
+    "DetectionsFile",
     "ImageId",
     "PromptSet",
     "PromptSetWriter",
@@ -58,6 +67,7 @@ __all__ = [
     "ProposalStore",
     "ProposalStoreWriter",
     "Proposals",
+    "PseudoGTWriter",
     "PseudoGroundTruth",
     "RunManifest",
     "atomic_folder",
@@ -68,9 +78,11 @@ __all__ = [
     "list_outputs",
     "make_peaks",
     "merge_cam_stores",
+    "merge_detection_folders",
     "merge_manifests",
     "merge_prompt_sets",
     "merge_proposal_stores",
+    "merge_pseudo_gt_folders",
     "move_folder",
     "part_path",
     "part_ranges",
@@ -82,7 +94,9 @@ __all__ = [
     "sha256_file",
     "sha256_json",
     "shard_parts",
+    "write_detection_folder",
     "write_detections",
     "write_json",
     "write_pseudo_gt",
+    "write_pseudo_gt_folder",
 ]

@@ -1,0 +1,125 @@
+"""predict.py and export_model.py, run by their paths in this process."""
+
+import json
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from PIL import Image
+
+from weaksam_d2.artifacts import CategoryMap, read_detections
+from weaksam_d2.engine import cli
+
+REPO = Path(__file__).resolve().parents[2]
+CONFIG = REPO / "configs/quick_schedules/faster_rcnn_lite0_roi_drop.yaml"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two images, one damaged file, and a checkpoint of a detector with random weights."""
+    root = tmp_path_factory.mktemp("predict")
+    (root / "photos").mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in (("a", (60, 80)), ("b", (80, 70))):
+        pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"photos/{name}.png")
+    cfg = cli.base_config()
+    cfg.merge_from_file(str(CONFIG))
+    cfg.merge_from_list(list(map(str, small(root))))
+    torch.manual_seed(0)
+    torch.save({"model": build_model(cfg).state_dict()}, root / "model.pth")
+    return root
+
+
+def small(root: Path) -> list[Any]:
+    return [
+        *("MODEL.DEVICE", "cpu", "MODEL.TIMM.NAME", "test_efficientnet", "MODEL.TIMM.WEIGHTS", ""),
+        *("MODEL.TIMM.OUT_INDICES", "(2, 3)", "MODEL.ROI_BOX_HEAD.FC_DIM", "16"),
+        *("MODEL.ROI_HEADS.NUM_CLASSES", "2", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"),
+        *("INPUT.MIN_SIZE_TEST", "96", "MODEL.WEIGHTS", root / "model.pth"),
+    ]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Callable[..., int]:
+    for module in ("cli", "predictor_arguments"):
+        monkeypatch.setattr(f"weaksam_d2.engine.{module}.start_logging", lambda output: None)
+    for key, value in cli.PROCESS_ENVIRONMENT.items():
+        monkeypatch.setenv(key, value)  # else the tool would start this process again
+
+    def call(tool: str, *words: Any) -> int:
+        monkeypatch.setattr(sys, "argv", [tool, *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            runpy.run_path(str(REPO / "tools" / tool), run_name="__main__")
+        return int(left.value.code or 0)
+
+    return call
+
+
+def detector(root: Path) -> list[Any]:
+    return ["--config-file", CONFIG, "--classes", "duck, swan", *small(root)]
+
+
+def test_predict_says_what_failed_and_goes_on_where_it_was(
+    run: Callable[..., int],
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "c.png").write_bytes(b"no image")
+    words = ["--input", folder / "photos", tmp_path / "c.png", "--output", tmp_path / "out"]
+    words += ["--score-thresh", "0.3", *detector(folder)]
+    assert run("predict.py", *words) == 1
+    shown = capsys.readouterr()
+    assert "1 of 3 inputs could not be read" in shown.err and "c.png" in shown.err
+    assert "detections in 2 images" in shown.out
+    rows = read_detections(tmp_path / "out/detections.json")
+    assert {row["image_id"] for row in rows} == {"a", "b"}
+    assert {row["category_id"] for row in rows} <= set(CategoryMap(["duck", "swan"]).dataset_ids)
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "out/rows").iterdir()}
+    Image.new("RGB", (40, 40)).save(tmp_path / "c.png")
+    assert run("predict.py", *words) == 0
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    assert json.loads((tmp_path / "out/failures.json").read_text()) == {}
+    assert run("predict.py", *words, "INPUT.MIN_SIZE_TEST", "128") == 1
+    assert "predictions of other settings (config differ)" in capsys.readouterr().err
+
+
+def test_export_writes_a_file_that_says_how_to_use_it(
+    run: Callable[..., int],
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--input", folder / "photos", "--output", tmp_path / "detector.ts"]
+    assert run("export_model.py", *words, *detector(folder)) == 0
+    assert "total, largest" in capsys.readouterr().out
+    found = json.loads((tmp_path / "detector.ts.json").read_text())
+    assert found["outputs"] == ["boxes", "scores", "classes"]
+    assert found["input"]["shortest_side"] == 96 and found["input"]["channels"] == "RGB"
+    assert [row["name"] for row in found["categories"]] == ["duck", "swan"]
+    image = torch.from_numpy(np.asarray(Image.open(folder / "photos/b.png")).copy())
+    boxes, scores, _ = torch.jit.load(tmp_path / "detector.ts")(image.permute(2, 0, 1))
+    assert len(boxes) == len(scores) > 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("--pipeline", "x", "--config-file", "y"),
+        ("--pipeline", "x", "--classes", "a"),
+        ("--pipeline", "x", "KEY"),
+    ],
+)
+@pytest.mark.parametrize("tool", ["predict.py", "export_model.py"])
+def test_flags_that_contradict_each_other_are_a_usage_error(
+    run: Callable[..., int], tool: str, words: tuple[str, ...]
+) -> None:
+    assert run(tool, "--input", "a.png", "--output", "out", *words) == 2
