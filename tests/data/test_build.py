@@ -238,6 +238,14 @@ def test_pseudo_ground_truth_of_another_data_set_is_refused(
         build_train_loader(supervised)
 
 
+def test_pseudo_ground_truth_without_a_box_trains_nothing(supervised: Any, tmp_path: Path) -> None:
+    path = _pseudo_gt(tmp_path / "p.json", annotations=[])
+    supervised.DATASETS.PSEUDO_GT_TRAIN = (path,)
+    supervised.DATALOADER.FILTER_EMPTY_ANNOTATIONS = True
+    with pytest.raises(ValueError, match=r"nothing to train on in \['pets_weak_pseudo_gt_\w+'\]"):
+        build_train_loader(supervised)
+
+
 def test_pseudo_ground_truth_stands_alone_too(tmp_path: Path, voc_root: Path) -> None:
     register_pseudo_gt(
         "pseudo", json_file=_pseudo_gt(tmp_path / "p.json"), image_root=voc_root / "JPEGImages"

@@ -259,14 +259,25 @@ def _annotated_train_records(cfg: Any) -> Records:
     if cfg.MODEL.KEYPOINT_ON:
         arguments["min_keypoints"] = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
     if not cfg.MODEL.LOAD_PROPOSALS:
-        records: Records = get_detection_dataset_dicts(names, **arguments)
-        return records
+        return _with_boxes(names, arguments)
     files = proposal_files(cfg, "TRAIN")
     parts = [
-        read_store(get_detection_dataset_dicts(name, **arguments), file)
+        read_store(_with_boxes([name], arguments), file)
         for name, file in zip(names, files, strict=True)
     ]
     return [record for part in parts for record in part]
+
+
+def _with_boxes(names: list[str], arguments: dict[str, Any]) -> Records:
+    """detectron2's records of annotated sets; it only asserts that some are left."""
+    try:
+        records: Records = get_detection_dataset_dicts(names, **arguments)
+    except AssertionError as error:
+        raise ValueError(
+            f"there is nothing to train on in {names}: no image has a box. Look at the counts in "
+            "the pseudo ground truth (info.weaksam.counts), and at the detections it is made of"
+        ) from error
+    return records
 
 
 def _train_names(cfg: Any) -> list[str]:
