@@ -259,16 +259,16 @@ def _annotated_train_records(cfg: Any) -> Records:
     if cfg.MODEL.KEYPOINT_ON:
         arguments["min_keypoints"] = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
     if not cfg.MODEL.LOAD_PROPOSALS:
-        return _with_boxes(names, arguments)
+        return _boxed_dicts(names, arguments)
     files = proposal_files(cfg, "TRAIN")
     parts = [
-        read_store(_with_boxes([name], arguments), file)
+        read_store(_boxed_dicts([name], arguments), file)
         for name, file in zip(names, files, strict=True)
     ]
     return [record for part in parts for record in part]
 
 
-def _with_boxes(names: list[str], arguments: dict[str, Any]) -> Records:
+def _boxed_dicts(names: list[str], arguments: dict[str, Any]) -> Records:
     """detectron2's records of annotated sets; it only asserts that some are left."""
     try:
         records: Records = get_detection_dataset_dicts(names, **arguments)
