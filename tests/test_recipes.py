@@ -164,5 +164,5 @@ def test_detectors_are_tested_in_the_published_views(
     name: str, sizes: tuple[int, ...], flip: bool
 ) -> None:
     views = load(name).TEST.AUG  # weaksam.md, Sec. 5.6
-    assert (views.ENABLED, views.FLIP, views.MAX_SIZE) == (True, flip, 2000)
+    assert (True, flip, 2000) == (views.ENABLED, views.FLIP, views.MAX_SIZE)
     assert tuple(views.MIN_SIZES) == sizes

@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
         action="append",
         default=[],
         metavar=("STAGE.KEY", "VALUE"),
-        help="a key of one stage (classifier, wsod or retrain)",
+        help="a key of one stage (classifier, wsod, retrain or masks)",
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
     args = parser.parse_args()
@@ -47,8 +47,8 @@ def main(args: argparse.Namespace) -> None:
     stage_opts: dict[str, list[str]] = {}
     for name, value in args.set:
         stage, _, key = name.partition(".")
-        if stage not in ("classifier", "wsod", "retrain") or not key:
-            raise ValueError(f"--set {name}: expected classifier.KEY, wsod.KEY or retrain.KEY")
+        if stage not in ("classifier", "wsod", "retrain", "masks") or not key:
+            raise ValueError(f"--set {name}: expected {{classifier,wsod,retrain,masks}}.KEY")
         stage_opts.setdefault(stage, []).extend([key, value])
     start_logging(args.output)
     Pipeline(

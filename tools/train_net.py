@@ -21,6 +21,7 @@ from weaksam_d2.engine.cli import (
     setup,
     train_argument_parser,
 )
+from weaksam_d2.engine.ema_teacher import load_with_teacher
 from weaksam_d2.engine.trainer import WeakSAMTrainer, flat_results
 from weaksam_d2.projects import add_all_configs
 
@@ -30,16 +31,18 @@ def main(args: argparse.Namespace) -> None:
     cfg = setup(args, add_all_configs)
     if args.eval_only:
         model = build_model(cfg)
-        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
-            cfg.MODEL.WEIGHTS, resume=args.resume
-        )
+        saved = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        last = args.resume and saved.has_checkpoint()
+        path = saved.get_checkpoint_file() if last else cfg.MODEL.WEIGHTS
+        teacher = load_with_teacher(cfg, model, path)
     else:
         trainer = WeakSAMTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         trainer.train()
         model = trainer.model
+        teacher = None if trainer.teacher is None else trainer.teacher.model
     if cfg.DATASETS.TEST:
-        results = flat_results(WeakSAMTrainer.test(cfg, model))
+        results = flat_results(WeakSAMTrainer.test(cfg, model, teacher))
         if comm.is_main_process():
             write_json(Path(cfg.OUTPUT_DIR) / "results.json", results)
             for name, value in results.items():

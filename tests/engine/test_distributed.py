@@ -25,10 +25,12 @@ def test_two_ranks_train_as_one_although_one_has_no_label_proposal_or_box(tmp_pa
     assert done.returncode == 0, done.stderr[-4000:]
     ranks = [json.loads((tmp_path / f"run/rank{r}.json").read_text()) for r in (0, 1)]
     assert ranks[0] == ranks[1]  # the limits of RoI drop, too
-    assert ranks[0]["mixed"]["exact"], "a resumed run differs from the uninterrupted one"
+    for task in ("mixed", "teacher"):
+        assert ranks[0][task]["exact"], f"{task}: a resumed run differs from an uninterrupted one"
+    assert ranks[0]["teacher"]["teacher"] != 0 == ranks[0]["retrain"]["teacher"]
     ((_, _, background),) = ranks[0]["percentile"]["limits"]
     assert background > 0 and not ranks[0]["retrain"]["limits"]
-    for task in ("wsod", "pcl", "mist", "retrain", "percentile", "mixed"):
+    for task in ("wsod", "pcl", "mist", "retrain", "percentile", "teacher", "mixed"):
         found = ranks[0][task]
         assert found["wrapped"] == "DistributedDataParallel"
         assert found["equal"], "the ranks drifted apart: gradients were not averaged"

@@ -17,7 +17,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
-from weaksam_d2.artifacts import ProposalStoreWriter
+from weaksam_d2.artifacts import ProposalStoreWriter, PseudoGroundTruth, write_pseudo_gt
 from weaksam_d2.data import register_tagged_folder
 from weaksam_d2.engine import cli
 from weaksam_d2.engine.trainer import WeakSAMTrainer
@@ -33,6 +33,11 @@ OPTIONS: dict[str, list[Any]] = {
         *("MODEL.WSOD.SEED_MINER", "MIST", "MODEL.WSOD.DROPBLOCK.METHOD", "concrete"),
         *REGRESSION,
     ],
+    "teacher": [
+        *("WEAKSAM.EMA_TEACHER.DECAY", 0.9, "WEAKSAM.EMA_TEACHER.LOSS_WEIGHT", 0.5),
+        *("WEAKSAM.EMA_TEACHER.SCORE_THRESH", 0.0, "SOLVER.EXACT_RESUME", True),
+        *("SOLVER.CHECKPOINT_PERIOD", 1),
+    ],
     "percentile": ["MODEL.ROI_DROP.THRESHOLD", "percentile", "SOLVER.CHECKPOINT_PERIOD", 1],
     "mixed": [
         *("DATASETS.BOXES_TRAIN", ("boxes",), "DATALOADER.BOXES_FRACTION", 0.5),
@@ -40,8 +45,8 @@ OPTIONS: dict[str, list[Any]] = {
         *REGRESSION,
     ],
 }
-TASKS = ("wsod", "pcl", "mist", "retrain", "percentile", "mixed")
-RETRAINED = ("retrain", "percentile")
+TASKS = ("wsod", "pcl", "mist", "retrain", "percentile", "teacher", "mixed")
+RETRAINED = ("retrain", "percentile", "teacher")
 
 
 def write_data(folder: Path) -> None:
@@ -56,6 +61,11 @@ def write_data(folder: Path) -> None:
             boxes = np.concatenate([corners, corners + side], 1).astype(np.float32)
             writer.add(name[:1], boxes, image_size=(96, 128))
     (folder / "tags.csv").write_text("a.png,duck\nb.png,\n")
+    listed = [{"id": n, "file_name": f"{n}.png", "height": 96, "width": 128} for n in ("a", "b")]
+    info = {"weaksam": {"rule": "top1", "parameters": {}, "detections_sha256": "0" * 64}}
+    rows: list[dict[str, Any]] = [{"image_id": "a", "category_id": 1, "bbox": [20, 20, 60, 50]}]
+    classes = [{"id": 1, "name": "duck"}, {"id": 2, "name": "swan"}]
+    write_pseudo_gt(folder / "labels.json", PseudoGroundTruth(listed, rows, classes, info))
 
 
 def register(folder: Path) -> None:
@@ -85,6 +95,9 @@ def config(task: str, folder: Path) -> Any:
     cfg.merge_from_list(OPTIONS.get(task, []))
     cfg.MODEL.DEVICE, cfg.MODEL.TIMM.WEIGHTS, cfg.MODEL.ROI_HEADS.NUM_CLASSES = "cpu", "", 2
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("boxes" if task in RETRAINED else "weak",), ()
+    if task == "teacher":  # asks for tags
+        cfg.DATASETS.TRAIN = ("weak",)
+        cfg.DATASETS.PSEUDO_GT_TRAIN = (str(folder / "labels.json"),)
     cfg.DATASETS.PROPOSAL_FILES_TRAIN = (str(folder / "proposals"),)
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.ACCUMULATION_STEPS = 2, (), 2
@@ -102,11 +115,15 @@ def train(task: str, folder: Path) -> dict[str, Any]:
     weights = {name: p.detach() for name, p in trainer.model.named_parameters()}
     moved = [name for name, p in weights.items() if not p.equal(before[name])]
     limits = [m.running for m in trainer.model.modules() if isinstance(m, PercentileLimits)]
+    teacher = 0.0
+    if trainer.teacher is not None:
+        teacher = sum(p.double().sum().item() for p in trainer.teacher.model.parameters())
     sums = comm.all_gather({name: p.double().sum().item() for name, p in weights.items()})
     return {
         "wrapped": type(trainer.model).__name__,
         "moved": len(moved),
         "equal": sums[0] == sums[1],
+        "teacher": teacher,
         "iterations": trainer.iter,
         "limits": [row.nan_to_num(-1).tolist() for row in limits],
         "sums": sums[0],
@@ -136,7 +153,8 @@ def main(args: argparse.Namespace) -> None:
     register(args.folder)
     found = {task: train(task, args.folder) for task in TASKS}
     sums = {task: row.pop("sums") for task, row in found.items()}
-    found["mixed"]["exact"] = resumes_exactly("mixed", args.folder, sums["mixed"])
+    for task in ("mixed", "teacher"):
+        found[task]["exact"] = resumes_exactly(task, args.folder, sums[task])
     (args.folder / f"rank{comm.get_rank()}.json").write_text(json.dumps(found))
 
 

@@ -10,10 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 
-from weaksam_d2.artifacts import CategoryMap, read_detections
+from weaksam_d2.artifacts import (
+    CategoryMap,
+    PseudoGroundTruth,
+    read_detections,
+    write_pseudo_gt,
+)
 from weaksam_d2.engine import cli
 
 REPO = Path(__file__).resolve().parents[2]
@@ -48,7 +54,7 @@ def small(root: Path) -> list[Any]:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Callable[..., int]:
-    for module in ("cli", "predictor_arguments"):
+    for module in ("cli", "predictor_arguments"):  # logging to the terminal stays as it is
         monkeypatch.setattr(f"weaksam_d2.engine.{module}.start_logging", lambda output: None)
     for key, value in cli.PROCESS_ENVIRONMENT.items():
         monkeypatch.setenv(key, value)  # else the tool would start this process again
@@ -107,6 +113,37 @@ def test_export_writes_a_file_that_says_how_to_use_it(
     image = torch.from_numpy(np.asarray(Image.open(folder / "photos/b.png")).copy())
     boxes, scores, _ = torch.jit.load(tmp_path / "detector.ts")(image.permute(2, 0, 1))
     assert len(boxes) == len(scores) > 0
+
+
+def test_split_clean_writes_two_lists_of_all_images_with_a_box(
+    run: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tags.csv").write_text("a.png,duck\nb.png,swan\n")
+    sizes = {"a": (60, 80), "b": (80, 70)}
+    images = [
+        {"id": n, "file_name": f"{n}.png", "height": h, "width": w} for n, (h, w) in sizes.items()
+    ]
+    info = {"weaksam": {"rule": "top1", "parameters": {}, "detections_sha256": "0" * 64}}
+    rows = [{"image_id": n, "category_id": 1, "bbox": [5, 5, 40, 40]} for n in sizes]
+    classes = [{"id": 1, "name": "duck"}, {"id": 2, "name": "swan"}]
+    write_pseudo_gt(tmp_path / "labels.json", PseudoGroundTruth(images, rows, classes, info))
+    tagged = f"(('split_test','{folder / 'photos'}','{tmp_path / 'tags.csv'}'),)"
+    words: list[Any] = ["--config-file", CONFIG, "--output", tmp_path / "clean", "--count"]
+    data = ["DATASETS.TAGGED", tagged, "DATASETS.TRAIN", "('split_test',)"]
+    data += ["DATASETS.PSEUDO_GT_TRAIN", f"('{tmp_path / 'labels.json'}',)", *small(folder)]
+    known = set(DatasetCatalog.list())
+    try:
+        assert run("split_clean.py", *words, 3, *data) == 1
+        assert "3 images, expected 1 to 2" in capsys.readouterr().err
+        assert run("split_clean.py", *words, 1, *data) == 0
+    finally:
+        for name in set(DatasetCatalog.list()) - known:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+    losses = json.loads((tmp_path / "clean/losses.json").read_text())["losses"]
+    best = min(losses, key=losses.get)
+    assert (tmp_path / "clean/clean.txt").read_text() == f"{best}\n"
+    assert (tmp_path / "clean/rest.txt").read_text() == f"{({'a', 'b'} - {best}).pop()}\n"
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from tabulate import tabulate
 
-from weaksam_d2.artifacts import ProposalStore, RunManifest, read_pseudo_gt
+from weaksam_d2.artifacts import ProposalStore, RunManifest, read_json, read_pseudo_gt
+from weaksam_d2.engine.ema_teacher import TEACHER_ROW
 from weaksam_d2.engine.layout import Layout
+from weaksam_d2.engine.rounds import complete_rounds
 from weaksam_d2.engine.stage import library_versions
 from weaksam_d2.engine.training import read_results, results_file
 from weaksam_d2.evaluation import covered_iou, evaluate_store, recall_by_count, store_boxes
@@ -49,16 +51,49 @@ def collect_metrics(cfg: Any, layout: Layout, train: str, test: str) -> Figures:
             test,
             {"AP50_without_roi_drop": "bbox/AP50"},
         ),
+        **_detector(layout.retrain, test, {"AP50_ema": f"{test}{TEACHER_ROW}/bbox/AP50"}),
         **_detector(layout.root / "retrain_top1", test, {"AP50_top1": "bbox/AP50"}),
     }
     metrics["supervised"] = _detector(layout.supervised, test, _with_interval("AP50", "bbox/AP50"))
     ours, full = metrics["retrain"].get("AP50"), metrics["supervised"].get("AP50")
     if ours is not None and full:
         metrics["retrain"]["share_of_supervised_AP50"] = round(100 * ours / full, 2)
+    metrics["rounds"] = _round_figures(cfg, layout, test, truth)
+    metrics["masks"] = _mask_figures(cfg, layout, test)
     metrics = {key: value for key, value in metrics.items() if value}
     metrics["seconds"] = stage_seconds(layout)
     metrics["versions"] = library_versions()
     return metrics
+
+
+def _round_figures(
+    cfg: Any, layout: Layout, test: str, truth: Sequence[Mapping[str, Any]]
+) -> Figures:
+    """Of each round of self-training: its detector, and the labels that it was trained on."""
+    numbers = complete_rounds(layout)[: cfg.PIPELINE.ROUNDS]
+    wanted = {"AP": "bbox/AP", **_with_interval("AP50", "bbox/AP50")}
+    figures: Figures = {}
+    for number in numbers if len(numbers) > 1 else ():
+        own = layout.round(number)
+        labels = _label_figures(own.pseudo_gt(cfg.WEAKSAM.PSEUDO_GT.RULE), truth) if truth else {}
+        detector = _detector(own.retrain, test, wanted)
+        figures[str(number)] = {**detector, **{f"labels_{k}": v for k, v in labels.items()}}
+    return figures
+
+
+def _mask_figures(cfg: Any, layout: Layout, test: str) -> Figures:
+    """Mask AP of the detector with masks and of SAM on detected boxes, and what the truth is."""
+    names = ["AP", *(f"AP{100 * iou:g}" for iou in cfg.TEST.MASK_IOUS)]
+    wanted = {end: f"segm/{end}" for n in names for end in (n, f"{n}_low", f"{n}_high")}
+    figures = _detector(layout.mask_detector, test, wanted)
+    path = layout.box_to_mask_figures / "results.json"
+    if is_complete(layout.box_to_mask_figures) and path.exists():
+        baseline = read_json(path)
+        found = {name: baseline.get(f"{test}/segm/{name}", np.nan) for name in names}
+        figures |= {f"{k}_box_to_mask": v for k, v in _rounded(found).items()}
+    twin = MetadataCatalog.get(test).get("mask_evaluation_name", "") if test else ""
+    truth = MetadataCatalog.get(twin).get("mask_truth", "") if twin else ""
+    return {**figures, "truth": truth} if figures and truth else figures
 
 
 def _with_interval(name: str, key: str) -> dict[str, str]:
@@ -103,15 +138,15 @@ def _proposal_figures(
 
 
 def _pseudo_gt_figures(layout: Layout, truth: Sequence[Mapping[str, Any]]) -> Figures:
-    figures: Figures = {}
-    for rule in ("adaptive", "top1"):
-        if is_complete(layout.pseudo_gt(rule)):
-            pgt = read_pseudo_gt(layout.pseudo_gt(rule) / "pseudo_gt.json")
-            found = analyze_pseudo_gt(pgt, truth)
-            figures[rule] = _rounded(
-                {key: found[key] for key in ("precision", "recall", "boxes_per_image")}
-            )
-    return figures
+    figures = {rule: _label_figures(layout.pseudo_gt(rule), truth) for rule in ("adaptive", "top1")}
+    return {rule: found for rule, found in figures.items() if found}
+
+
+def _label_figures(folder: Path, truth: Sequence[Mapping[str, Any]]) -> Figures:
+    if not is_complete(folder):
+        return {}
+    found = analyze_pseudo_gt(read_pseudo_gt(folder / "pseudo_gt.json"), truth)
+    return _rounded({key: found[key] for key in ("precision", "recall", "boxes_per_image")})
 
 
 def _rounded(figures: Mapping[str, float]) -> Figures:
@@ -121,9 +156,8 @@ def _rounded(figures: Mapping[str, float]) -> Figures:
 def stage_seconds(layout: Layout) -> dict[str, float]:
     """Seconds of each stage over all its artifacts, from their manifests."""
     seconds: dict[str, float] = {}
-    for path in sorted(layout.root.glob("*/manifest.json")) + sorted(
-        layout.root.glob("*/*/manifest.json")
-    ):
+    depths = ["*", "*/*", "rounds/*/*", "rounds/*/*/*"]
+    for path in (p for depth in depths for p in sorted(layout.root.glob(f"{depth}/manifest.json"))):
         stage = path.relative_to(layout.root).parts[0]
         if stage.endswith(".parts") or path.parent.name.endswith(".parts"):
             continue

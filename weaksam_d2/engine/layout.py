@@ -40,6 +40,38 @@ class Layout:
         """The same detector trained on true boxes."""
         return self.root / "supervised"
 
+    @property
+    def instance_masks(self) -> Path:
+        """Pseudo ground truth with masks."""
+        return self.root / "masks" / "instance_masks"
+
+    @property
+    def mask_detector(self) -> Path:
+        """The detector with masks, trained on them."""
+        return self.root / "masks" / "detector"
+
+    @property
+    def box_to_mask(self) -> Path:
+        """Detections of the retrained detector with SAM's masks, the baseline."""
+        return self.root / "masks" / "box_to_mask"
+
+    @property
+    def box_to_mask_figures(self) -> Path:
+        """Figures of that baseline."""
+        return self.root / "masks" / "box_to_mask_figures"
+
+    @property
+    def relabelled(self) -> Path:
+        """Of a later round: detections of the detector of the round before."""
+        return self.root / "detections"
+
+    def round(self, number: int) -> "Layout":
+        """The folders of one round of self-training; the first round is the pipeline itself.
+
+        A later one has ``relabelled``, ``pseudo_gt`` and ``retrain``.
+        """
+        return self if number == 1 else Layout(self.root / "rounds" / str(number))
+
     def cams(self, dataset: str) -> Path:
         """Activation maps."""
         return self.root / "cams" / dataset

@@ -1,4 +1,4 @@
-"""All stages in order: cams → prompts → proposals → wsod → pseudo_gt → retrain → report."""
+"""All stages: cams → prompts → proposals → wsod → pseudo_gt → retrain → (masks) → report."""
 
 import logging
 import time
@@ -15,7 +15,13 @@ from weaksam_d2.data import prepare_datasets, weak_records
 from weaksam_d2.engine.cli import ConfigExtension, base_config, resolve_device
 from weaksam_d2.engine.figures import collect_metrics, metrics_table
 from weaksam_d2.engine.layout import Layout
+from weaksam_d2.engine.mask_stages import (
+    detection_masks_stage,
+    instance_masks_stage,
+    mask_figures_stage,
+)
 from weaksam_d2.engine.report import write_pipeline_report
+from weaksam_d2.engine.rounds import check_rounds, relabel_stage
 from weaksam_d2.engine.stage import (
     STAGE_KEYS,
     StageRequest,
@@ -31,11 +37,20 @@ from weaksam_d2.engine.stages import (
     pseudo_gt_stage,
 )
 from weaksam_d2.engine.training import Detection, TrainingJob, detections_file, train_and_detect
+from weaksam_d2.evaluation import build_mask_evaluator
 from weaksam_d2.weights import resolve_weights
 
 logger = logging.getLogger(__name__)
-CONFIG_OF = {"classifier": "CAMS_CONFIG", "wsod": "WSOD_CONFIG", "retrain": "RETRAIN_CONFIG"}
-NAMES = ("cams", "prompts", "proposals", "wsod", "pseudo_gt", "retrain", "report")
+CONFIG_OF = {
+    "classifier": "CAMS_CONFIG",
+    "wsod": "WSOD_CONFIG",
+    "retrain": "RETRAIN_CONFIG",
+    "masks": "MASKS_CONFIG",
+}
+NAMES = (
+    *("cams", "prompts", "proposals", "wsod", "pseudo_gt"),
+    *("retrain", "rounds", "masks", "report"),
+)
 
 
 @dataclass
@@ -71,6 +86,7 @@ class Pipeline:
         self.test = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else ""
         self.datasets = [name for name in (self.train, self.test) if name]
         self.num_classes = len(MetadataCatalog.get(self.train).thing_classes)
+        check_rounds(cfg)
         self.cfg = cfg
         self.layout = Layout(settings.output)
         self.seconds: dict[str, float] = {}
@@ -90,7 +106,8 @@ class Pipeline:
 
     def run(self) -> dict[str, Any]:
         """Run the asked stages and write ``metrics.json`` (and the report); returns the figures."""
-        asked = tuple(self.settings.stages) or (*self.cfg.PIPELINE.STAGES, "report")
+        rounds = ("rounds",) if self.cfg.PIPELINE.ROUNDS > 1 else ()
+        asked = tuple(self.settings.stages) or (*self.cfg.PIPELINE.STAGES, *rounds, "report")
         unknown = [name for name in asked if name not in NAMES]
         if unknown:
             raise ValueError(f"unknown stage {unknown[0]!r}, expected one of {', '.join(NAMES)}")
@@ -118,10 +135,14 @@ class Pipeline:
         if name:
             cfg.merge_from_file(str(self.settings.config_file.parent / name))
         cfg.WEAKSAM = self.cfg.WEAKSAM.clone()
+        if stage != "retrain":
+            cfg.WEAKSAM.EMA_TEACHER.DECAY = 0.0
         for key in ("TRAIN", "TEST", "REGISTER", "TAGGED", "VOC"):
             setattr(cfg.DATASETS, key, getattr(self.cfg.DATASETS, key))
         cfg.SEED, cfg.TEST.BOOTSTRAP = self.cfg.SEED, self.cfg.TEST.BOOTSTRAP
         cfg.TEST.EXCLUDE_IDS = self.cfg.TEST.EXCLUDE_IDS
+        for key in ("MASK_EVAL", "MASK_IOUS"):
+            setattr(cfg.TEST, key, getattr(self.cfg.TEST, key))
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = self.num_classes
         prefixes = STAGE_KEYS[stage]
         pairs = list(zip(self.settings.opts[::2], self.settings.opts[1::2], strict=True))
@@ -217,12 +238,74 @@ class Pipeline:
         self._training("retrain", job, self.layout.supervised, [])
 
     def _retrain_on(self, name: str, rule: str, opts: list[str]) -> None:
+        pseudo_gt = self.layout.pseudo_gt(rule) / "pseudo_gt.json"
+        self._train_on(self.layout.root / name, pseudo_gt, opts)
+
+    def _train_on(self, output: Path, pseudo_gt: Path, opts: list[str]) -> None:
         cfg = self.stage_config("retrain")
         cfg.merge_from_list(opts)
-        pseudo_gt = self.layout.pseudo_gt(rule) / "pseudo_gt.json"
         cfg.DATASETS.PSEUDO_GT_TRAIN = (str(pseudo_gt),)
         job = TrainingJob(cfg, self._test_detections())
-        self._training("retrain", job, self.layout.root / name, [("pseudo_gt", pseudo_gt)])
+        self._training("retrain", job, output, [("pseudo_gt", pseudo_gt)])
+
+    def _rounds(self) -> None:
+        """Self-training: labels by the retrained detector, a new detector on them, and again."""
+        rule = self.cfg.WEAKSAM.PSEUDO_GT.RULE
+        for number in range(2, self.cfg.PIPELINE.ROUNDS + 1):
+            teacher, own = self.layout.round(number - 1).retrain, self.layout.round(number)
+            logger.info("── round %d of %d", number, self.cfg.PIPELINE.ROUNDS)
+            described = describe_records(self.train, weak_records(self.train))
+            place = self._place(own.relabelled)
+            relabel_stage(self.stage_config("retrain"), self.train, teacher, place, described)
+            found, labels = detections_file(own.relabelled, self.train), own.pseudo_gt(rule)
+            pseudo_gt_stage(self.cfg, self.train, found, self._place(labels))
+            self._train_on(own.retrain, labels / "pseudo_gt.json", [])
+
+    def _masks(self) -> None:
+        """Masks of the pseudo boxes, a detector trained on them, and SAM on detected boxes."""
+        if not self.cfg.PIPELINE.MASKS_CONFIG:
+            logger.info("PIPELINE.MASKS_CONFIG is empty: no instance masks")
+            return
+        self._check_apart()
+        rule, labels = self.cfg.WEAKSAM.PSEUDO_GT.RULE, self.layout.instance_masks
+        boxes = self.layout.pseudo_gt(rule) / "pseudo_gt.json"
+        store = self._stored_masks(self.train)
+        place = self._place(labels)
+        instance_masks_stage(self.cfg, self.train, boxes, place, proposals=store)
+        cfg = self.stage_config("masks")
+        cfg.DATASETS.PSEUDO_GT_TRAIN = (str(labels / "pseudo_gt.json"),)
+        job = TrainingJob(cfg, self._test_detections())
+        inputs = [("pseudo_gt", labels / "pseudo_gt.json")]
+        self._training("masks", job, self.layout.mask_detector, inputs)
+        if self.test:
+            self._box_to_mask(cfg)
+
+    def _box_to_mask(self, cfg: Any) -> None:
+        """The baseline without a mask head: SAM on the boxes of the retrained detector."""
+        found, output = detections_file(self.layout.retrain, self.test), self.layout.box_to_mask
+        if not found.exists():
+            logger.info("%s is not there: no masks of detected boxes", found)
+            return
+        store = self._stored_masks(self.test)
+        detection_masks_stage(self.cfg, self.test, found, self._place(output), proposals=store)
+        if build_mask_evaluator(cfg, self.test) is not None:
+            place = self._place(self.layout.box_to_mask_figures)
+            mask_figures_stage(cfg, self.test, output / "detections.json", place)
+
+    def _stored_masks(self, dataset: str) -> Path | None:
+        reuse = self.cfg.WEAKSAM.INSTANCE_MASKS.REUSE_STORED
+        return self.layout.proposals(dataset) if reuse else None
+
+    def _check_apart(self) -> None:
+        """Masks of a test image must not be learned from its own pseudo masks."""
+        if not self.test:
+            return
+        files = [{r["file_name"] for r in weak_records(name)} for name in self.datasets]
+        if both := sorted(set.intersection(*files)):
+            raise ValueError(
+                f"{len(both)} images are in both {self.train} and {self.test}, for example "
+                f"{both[:3]}; instance segmentation is evaluated on other images"
+            )
 
     def _training(
         self, stage: str, job: TrainingJob, output: Path, inputs: Sequence[tuple[str, Path]]

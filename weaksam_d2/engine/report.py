@@ -20,11 +20,14 @@ from weaksam_d2.data import read_image, weak_records
 from weaksam_d2.engine.artifact_pictures import by_image
 from weaksam_d2.engine.figures import annotated_records, recall_at_counts, recall_curve
 from weaksam_d2.engine.layout import Layout
+from weaksam_d2.engine.mask_panels import mask_panels
+from weaksam_d2.engine.rounds import round_table
 from weaksam_d2.engine.training import detections_file
 from weaksam_d2.evaluation import find_failures
 from weaksam_d2.visualization import (
     Panel,
     Report,
+    Table,
     draw_boxes,
     draw_cams,
     draw_detections,
@@ -45,6 +48,7 @@ def write_pipeline_report(
     panels = _train_panels(layout, train, count)
     if test:
         panels += _test_panels(layout, test, count)
+    panels += mask_panels(layout, train, test, count)
     report = Report(
         title="From image tags to a detector",
         subtitle=" → ".join(n.removesuffix("_weak") for n in (train, test) if n),
@@ -58,14 +62,24 @@ def write_pipeline_report(
                 ("cams", layout.classifier),
                 ("wsod", layout.wsod),
                 ("retrain", layout.retrain),
+                ("masks", layout.mask_detector),
             )
             if (folder / "metrics.json").exists()
         },
         panels=panels,
         failures=_failures(layout, test) if test else (),
+        tables=_tables(metrics),
         notes=_notes(cfg),
     )
     write_report(layout.report, report)
+
+
+def _tables(metrics: Mapping[str, Any]) -> list[Table]:
+    if "rounds" not in metrics:
+        return []
+    columns, rows = round_table(metrics["rounds"])
+    note = "Round 1 learns from the weak detector's labels, each later one from the round before."
+    return [Table("Rounds (%)", columns, rows, note, section="rounds")]
 
 
 def _description(train: str, test: str) -> str:

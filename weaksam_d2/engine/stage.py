@@ -35,7 +35,11 @@ STAGE_KEYS: dict[str, tuple[str, ...]] = {
     "proposals": ("WEAKSAM.SAM", "WEAKSAM.PROPOSALS", "WEAKSAM.PROMPTS.GRID"),
     "wsod": TRAINING_KEYS,
     "pseudo_gt": ("WEAKSAM.PSEUDO_GT",),
-    "retrain": TRAINING_KEYS,
+    "retrain": (*TRAINING_KEYS, "WEAKSAM.EMA_TEACHER"),
+    "relabel": ("MODEL", "INPUT", "TEST"),
+    "instance_masks": ("WEAKSAM.SAM", "WEAKSAM.INSTANCE_MASKS"),
+    "masks": TRAINING_KEYS,
+    "mask_figures": ("TEST",),
 }
 # Keys that change no result, or that hold paths: files enter by the hash of their content.
 NEUTRAL_KEYS = (

@@ -194,8 +194,9 @@ class WeakSAMTrainer(TrainerBase):
 
     def evaluate(self) -> dict[str, dict[str, Any]]:
         """Results of the model on ``DATASETS.TEST``, and of its teacher in rows of their own."""
-        teacher = None if self.teacher is None else self.teacher.model
-        return self.test(self.cfg, self.model, teacher)
+        if self.teacher is None:
+            return self.test(self.cfg, self.model)
+        return self.test(self.cfg, self.model, self.teacher.model)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         device = self.cfg.MODEL.DEVICE.split(":")[0]

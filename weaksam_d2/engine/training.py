@@ -13,6 +13,7 @@ from detectron2.modeling import build_model
 from weaksam_d2.artifacts import read_json, write_json
 from weaksam_d2.cams import check_pretrained
 from weaksam_d2.data import describe_boxes
+from weaksam_d2.engine.ema_teacher import load_with_teacher
 from weaksam_d2.engine.stage import StageResult
 from weaksam_d2.engine.trainer import WeakSAMTrainer, flat_results
 from weaksam_d2.wsod import WSODRCNN
@@ -54,14 +55,14 @@ def train_and_detect(job: TrainingJob, output: Path, resume: bool) -> StageResul
         _train(cfg, resume)
     seconds = {"train": round(time.perf_counter() - start, 1)}
     start = time.perf_counter()
-    model = None
+    model = teacher = None
     for detection in job.detections:
         if (results_file(output, detection.dataset)).exists():
             continue
         if model is None:
             model = build_model(cfg)
-            DetectionCheckpointer(model).load(str(output / FINAL))
-        _detect(cfg, model, detection, output)
+            teacher = load_with_teacher(cfg, model, output / FINAL)
+        detect(cfg, model, detection, output, teacher)
     seconds["detect"] = round(time.perf_counter() - start, 1)
     counts = {"iterations": cfg.SOLVER.MAX_ITER}
     if cfg.DATASETS.BOXES_TRAIN:  # their ids are in the manifest's output box_images.json
@@ -85,7 +86,8 @@ def _train(cfg: Any, resume: bool) -> None:
     checkpointer.save(Path(FINAL).stem)
 
 
-def _detect(cfg: Any, model: Any, detection: Detection, output: Path) -> None:
+def detect(cfg: Any, model: Any, detection: Detection, output: Path, teacher: Any = None) -> None:
+    """Run a model (and its teacher) over one data set; figures go to :func:`results_file`."""
     run = cfg.clone()
     run.defrost()
     run.DATASETS.TEST = (detection.dataset,)
@@ -96,7 +98,7 @@ def _detect(cfg: Any, model: Any, detection: Detection, output: Path) -> None:
     # WSODRCNN takes the filter from its config; one trained model detects with it and without.
     if isinstance(model, WSODRCNN):
         model.test_label_filter = detection.label_filter
-    results = WeakSAMTrainer.test(run, model)
+    results = WeakSAMTrainer.test(run, model, teacher)
     write_json(results_file(output, detection.dataset), flat_results(results))
 
 

@@ -5,7 +5,7 @@ from weaksam_d2.evaluation.bootstrap import (
     bootstrap_interval,
     bootstrap_intervals,
 )
-from weaksam_d2.evaluation.build import build_evaluator
+from weaksam_d2.evaluation.build import build_evaluator, build_mask_evaluator
 from weaksam_d2.evaluation.class_table import class_table
 from weaksam_d2.evaluation.coco import CocoBoxEvaluator, coco_intervals, compute_coco_ap
 from weaksam_d2.evaluation.collect import DetectionEvaluator, Detections, GroundTruth
@@ -14,6 +14,8 @@ from weaksam_d2.evaluation.coverage import Coverage, counted_objects, measure_co
 from weaksam_d2.evaluation.detections_writer import DetectionsWriter, detection_entries
 from weaksam_d2.evaluation.exclusion import ExcludingEvaluator, read_image_ids
 from weaksam_d2.evaluation.failures import Failure, find_failures
+from weaksam_d2.evaluation.mask_matching import TrueMasks, match_masks
+from weaksam_d2.evaluation.masks import MaskEvaluator, compute_mask_ap
 from weaksam_d2.evaluation.multilabel import MultilabelEvaluator, compute_multilabel_ap
 from weaksam_d2.evaluation.recall import (
     ProposalRecallEvaluator,
@@ -58,20 +60,24 @@ __all__ = [
     "ExcludingEvaluator",
     "Failure",
     "GroundTruth",
+    "MaskEvaluator",
     "MultilabelEvaluator",
     "ProposalRecallEvaluator",
     "RecallSettings",
     "StoreView",
+    "TrueMasks",
     "WeakVOCEvaluator",
     "average_recall",
     "batched_intervals",
     "bootstrap_interval",
     "bootstrap_intervals",
     "build_evaluator",
+    "build_mask_evaluator",
     "class_table",
     "coco_intervals",
     "compute_coco_ap",
     "compute_corloc",
+    "compute_mask_ap",
     "compute_multilabel_ap",
     "compute_recall",
     "compute_voc_ap",
@@ -82,6 +88,7 @@ __all__ = [
     "find_failures",
     "first_boxes",
     "match_classes",
+    "match_masks",
     "measure_coverage",
     "measure_views",
     "read_image_ids",

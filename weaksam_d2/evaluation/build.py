@@ -15,10 +15,11 @@ from weaksam_d2.evaluation.coco import CocoBoxEvaluator
 from weaksam_d2.evaluation.corloc import CorLocEvaluator
 from weaksam_d2.evaluation.detections_writer import DetectionsWriter
 from weaksam_d2.evaluation.exclusion import ExcludingEvaluator, read_image_ids
+from weaksam_d2.evaluation.masks import MaskEvaluator
 from weaksam_d2.evaluation.multilabel import MultilabelEvaluator
 from weaksam_d2.evaluation.voc import WeakVOCEvaluator
 
-__all__ = ["build_evaluator"]
+__all__ = ["build_evaluator", "build_mask_evaluator"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path) -> 
 
     A weak name is evaluated on the annotated twin that its metadata names in
     ``evaluation_name``. ``evaluator_type`` "voc" gives VOC AP (``bbox``) and COCO AP
-    (``coco_bbox``), "coco" COCO AP (``bbox``), both CorLoc (``corloc``); "none" no figure. In all
+    (``coco_bbox``), "coco" COCO AP (``bbox``), both CorLoc (``corloc``) and, of a detector with
+    masks, mask AP (``segm``) where there are true masks; "none" no figure. In all
     cases detections go to ``detections.json`` in ``output_dir``. A classifier
     (``MODEL.META_ARCHITECTURE`` "ImageClassifier") gets tag mAP (``tags``) instead.
 
@@ -118,8 +120,36 @@ def _detection_figures(
         logger.info("AP of detections filtered by tags is not computed, only CorLoc")
     else:
         evaluators += _BUILDERS[kind](cfg, split)
+        masks = build_mask_evaluator(cfg, dataset_name, excluded) if cfg.MODEL.MASK_ON else None
+        evaluators += [masks] if masks is not None else []
     corloc = CorLocEvaluator(split.records, split.class_names, bootstrap=cfg.TEST.BOOTSTRAP)
     return [*evaluators, corloc]
+
+
+def build_mask_evaluator(
+    cfg: CfgNode, dataset_name: str, excluded: Set[str] = frozenset()
+) -> MaskEvaluator | None:
+    """The evaluator of masks (``segm``) of a data set; None if nobody has outlined its objects.
+
+    True masks are those of ``mask_evaluation_name`` in the metadata, else of the annotated twin.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    name = metadata.get("mask_evaluation_name", "") or metadata.get("evaluation_name", "")
+    records = DatasetCatalog.get(name) if name else []
+    objects = [row for record in records for row in record.get("annotations", ())]
+    if not any(row.get("segmentation") for row in objects):
+        logger.info("%r has no true masks: mask AP is not measured", dataset_name)
+        return None
+    kind = MetadataCatalog.get(name).get("mask_truth", "")
+    logger.info("masks are compared with those of %r%s", name, f" ({kind})" if kind else "")
+    return MaskEvaluator(
+        [record for record in records if str(record["image_id"]) not in excluded],
+        metadata.thing_classes,
+        ious=cfg.TEST.MASK_IOUS,
+        metric=cfg.TEST.MASK_EVAL,
+        library=cfg.TEST.COCO_EVAL,
+        bootstrap=cfg.TEST.BOOTSTRAP,
+    )
 
 
 def _annotated_split(dataset_name: str, excluded: Set[str]) -> _Split:

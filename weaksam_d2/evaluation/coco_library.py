@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from weaksam_d2.evaluation.collect import Detections, GroundTruth
+from weaksam_d2.evaluation.mask_matching import masks_of
 from weaksam_d2.evaluation.voc import ClassMatches
 
 __all__ = ["COCO_LIBRARIES", "coco_evaluation", "coco_matches", "load_library"]
@@ -45,11 +47,13 @@ def coco_evaluation(
     *,
     num_classes: int,
     library: str = "pycocotools",
+    masks: Sequence[Sequence[dict[str, Any]]] | None = None,
 ) -> Any:
     """An evaluation of boxes, ready for ``evaluate()``, in which difficult objects are ignored.
 
     Both sequences hold one entry for each image; images and classes are numbered from 1. There
-    must be one detection or more: COCO's loader refuses an empty list.
+    must be one detection or more: COCO's loader refuses an empty list. With ``masks``, the true
+    ones of each image as compressed RLE, the masks of the detections are evaluated instead.
     """
     dataset_class, evaluation_class = load_library(library)
 
@@ -65,9 +69,31 @@ def coco_evaluation(
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth = dataset_class()
         ground_truth.dataset = _annotations(truth, num_classes)
+        rows = _results(detections)
+        if masks is not None:
+            _set_masks(ground_truth.dataset, rows, masks, truth, detections)
         ground_truth.createIndex()
-        found = ground_truth.loadRes(_results(detections))
-        return DifficultIgnored(ground_truth, found, "bbox")
+        found = ground_truth.loadRes(rows)
+        return DifficultIgnored(ground_truth, found, "bbox" if masks is None else "segm")
+
+
+def _set_masks(
+    dataset: dict[str, Any],
+    rows: list[dict[str, Any]],
+    masks: Sequence[Sequence[dict[str, Any]]],
+    truth: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+) -> None:
+    """Give both sides their masks; a size counts by the pixels of the mask, not of the box."""
+    for image, one in zip(dataset["images"], truth, strict=True):
+        image["height"], image["width"] = one.size
+    true = [mask for image in masks for mask in image]
+    for entry, mask in zip(dataset["annotations"], true, strict=True):
+        entry.update(segmentation=dict(mask), area=float(coco_mask.area(mask)))
+    found = [mask for one in detections for mask in masks_of(one)]
+    for row, mask in zip(rows, found, strict=True):
+        del row["bbox"]  # the loader would take the area from it
+        row["segmentation"] = dict(mask)
 
 
 def coco_matches(evaluation: Any) -> list[list[ClassMatches]]:

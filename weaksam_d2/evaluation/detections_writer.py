@@ -10,7 +10,7 @@ from weaksam_d2.artifacts import CategoryMap, write_detections
 from weaksam_d2.evaluation.collect import DetectionEvaluator, Detections
 from weaksam_d2.ops import encode_rle
 
-__all__ = ["DetectionsWriter", "detection_entries"]
+__all__ = ["DetectionsWriter", "detection_entries", "with_masks"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,16 @@ def detection_entries(
     return entries
 
 
+def with_masks(found: Detections, instances: Any) -> Detections:
+    """The detections with their masks as RLE, if ``instances`` has ``pred_masks`` (n, H, W)."""
+    if not instances.has("pred_masks"):
+        return found
+    masks = instances.pred_masks.cpu()
+    size = [int(side) for side in masks.shape[1:]]
+    counts = [code.decode("ascii") for code in encode_rle(masks)]
+    return replace(found, masks=tuple({"size": size, "counts": code} for code in counts))
+
+
 class DetectionsWriter(DetectionEvaluator):
     """Writes the detections of all ranks to one file; gives no figure.
 
@@ -61,13 +71,7 @@ class DetectionsWriter(DetectionEvaluator):
         self._original = {str(record["image_id"]): record["image_id"] for record in records}
 
     def _detections(self, image_id: str, instances: Any) -> Detections:
-        found = super()._detections(image_id, instances)
-        if not instances.has("pred_masks"):
-            return found
-        masks = instances.pred_masks.cpu()
-        size = [int(side) for side in masks.shape[1:]]
-        counts = [code.decode("ascii") for code in encode_rle(masks)]
-        return replace(found, masks=tuple({"size": size, "counts": code} for code in counts))
+        return with_masks(super()._detections(image_id, instances), instances)
 
     def compute(self, detections: Mapping[str, Detections]) -> dict[str, dict[str, float]]:
         """Write the file, sorted by image in order of the split, then by falling score."""

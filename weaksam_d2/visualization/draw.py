@@ -11,6 +11,7 @@ from PIL import Image
 
 from weaksam_d2.artifacts import CamMaps, Prompts, Proposals
 from weaksam_d2.visualization.colors import class_color, text_color
+from weaksam_d2.visualization.masks import tint_masks
 
 __all__ = [
     "draw_boxes",
@@ -206,6 +207,9 @@ def _draw_entries(
         colors.append(class_color(row))
         value = f" {_short(entry[score])}" if score in entry else ""
         labels.append(f"{categories[row]['name']}{value}")
+    masks = [entry.get("segmentation") for entry in entries]
+    if any(masks):
+        image = tint_masks(image, masks, colors)
     return draw_boxes(
         image, np.array(boxes, np.float64).reshape(-1, 4), colors=colors, labels=labels, side=side
     )

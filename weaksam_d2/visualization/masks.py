@@ -1,0 +1,49 @@
+"""Masks as a tint of the image below."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from weaksam_d2.ops import decode_rle
+
+__all__ = ["tint_masks"]
+
+_SHARE = 0.5  # of the color
+
+
+def tint_masks(
+    image: np.ndarray,
+    segmentations: Sequence[Mapping[str, Any] | None],
+    colors: Sequence[Sequence[float]],
+) -> np.ndarray:
+    """Return the image with each mask in its color, later ones on top; borders are in full color.
+
+    image: RGB uint8 (H, W, 3). segmentations: compressed COCO RLE of that size, or None.
+    colors: RGB in [0, 1].
+
+    Raises:
+        ValueError: a mask of another size.
+    """
+    picture = image.astype(np.float64)
+    for code, color in zip(segmentations, colors, strict=True):
+        if code is None:
+            continue
+        size = (int(code["size"][0]), int(code["size"][1]))
+        if size != image.shape[:2]:
+            raise ValueError(
+                f"a mask is {size[0]} x {size[1]} (height x width), its image {image.shape[0]} x "
+                f"{image.shape[1]}"
+            )
+        counts = code["counts"]
+        mask = decode_rle([counts.encode() if isinstance(counts, str) else counts], size)[0]
+        paint = 255 * np.asarray(color, np.float64)
+        picture[mask] = (1 - _SHARE) * image[mask] + _SHARE * paint
+        picture[mask & ~_eroded(mask)] = paint
+    return picture.round().astype(np.uint8)
+
+
+def _eroded(mask: np.ndarray) -> np.ndarray:
+    """The pixels of a mask whose four neighbors are in it; those outside the image are."""
+    padded = np.pad(mask, 1, constant_values=True)
+    return mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
