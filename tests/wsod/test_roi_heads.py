@@ -11,9 +11,9 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from weaksam_d2.data import ImageTags
 from weaksam_d2.ops import encode_boxes, pairwise_iou
 from weaksam_d2.wsod import (
-    ImageTags,
     MILOutputLayers,
     RefinementBranch,
     TopScoring,
