@@ -70,8 +70,8 @@ class Setting:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.work: Path = args.json.resolve().parent
         self.name = "animals" if args.data else "scenes_demo"
+        self.work: Path = args.json.resolve().parent / self.name
         kind = "Animals" if args.data else "Scenes"
         self.config = REPO / "configs" / kind / "faster_rcnn_lite0_roi_drop.yaml"
         self.train, self.test = (f"{self.name}_{split}_weak" for split in ("train", "val"))

@@ -2,7 +2,8 @@
 
 Example:
     python experiments/recall_table.py --data datasets/VOC2012 --json output/recall/table.json
-    python experiments/recall_table.py --data datasets/VOC2012 --full --json output/recall/full.json
+    python experiments/recall_table.py --data datasets/VOC2012 --full \
+        --json output/recall_full/table.json
 
 Trains the CNN classifier on the tags of --train, makes maps, prompts, SAM's boxes, Selective
 Search and, if --edge-boxes names its model file, EdgeBoxes of 100 evenly spaced images of --test,

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from weaksam_d2.artifacts import ProposalStore
+from weaksam_d2.artifacts import ProposalStore, read_json, sha256_file, write_json
 
 REPO = Path(__file__).resolve().parents[1]
 SPLITS = ("animals_train_weak", "animals_val_weak")
@@ -51,6 +51,7 @@ class Experiment:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.work: Path = args.json.resolve().parent
+        self.length = "-full" if args.full else ""
         root = str(Path(args.data).resolve())
         self.voc = tuple(
             (name.removesuffix("_weak"), root, name.removesuffix("_weak"), 2012, CLASSES)
@@ -67,7 +68,8 @@ class Experiment:
         """The boxes of some sources as stores of their own; None: a source is not there."""
         names = ProposalStore(stores[0]).source_names
         known = {names[i] for i in np.unique(np.load(stores[0] / "sources.npy"))}
-        if not set(sources) <= known:
+        if missing := sorted(set(sources) - known):
+            print(f"no row '{name}': {stores[0]} has no boxes of {', '.join(missing)}", flush=True)
             return None
         if set(sources) == known:
             return stores
@@ -77,6 +79,22 @@ class Experiment:
                 flags = ["--input", store, "--output", folder / split, "--sources", *sources]
                 self.tool("convert_proposals.py", *flags)
         return folder / SPLITS[0], folder / SPLITS[1]
+
+    def require_same(self, name: str, stores: Stores) -> None:
+        """Refuse a folder whose figures are of other boxes of that name.
+
+        Raises:
+            ValueError: the boxes have changed since the folder was begun.
+        """
+        file = self.work / "boxes" / f"{name.replace(' ', '')}.json"
+        found = [sha256_file(store / "boxes.npy") for store in stores]
+        if not file.exists():
+            write_json(file, found)
+        elif read_json(file) != found:
+            raise ValueError(
+                f"{self.work} has figures of other boxes named '{name}' than those of "
+                f"{stores[0].parent}; name another folder in --json"
+            )
 
     def recall(self, name: str, stores: Stores) -> Row:
         """Recall of the boxes of the training split at IoU .5, .75 and .9 (one to one)."""
@@ -90,7 +108,7 @@ class Experiment:
 
     def detector(self, head: str, name: str, stores: Stores, seed: int) -> Row:
         """AP50 of the test split and CorLoc of the training split of one trained detector."""
-        output = self.work / "runs" / f"{head}-{name.replace(' ', '')}-{seed}"
+        output = self.work / "runs" / f"{head}-{name.replace(' ', '')}-{seed}{self.length}"
         results = output / "results.json"
         if not results.exists():
             config = REPO / "configs" / "Animals" / f"{head}_lite0.yaml"
@@ -118,6 +136,7 @@ class Experiment:
 
     def row(self, head: str, name: str, stores: Stores) -> Row:
         """One line of the table, with a run for each seed."""
+        self.require_same(name, stores)
         recall = self.recall(name, stores)
         runs = {str(seed): self.detector(head, name, stores, seed) for seed in self.args.seeds}
         row = {"head": head, "proposals": name, "recall": recall, "seeds": runs}
