@@ -46,6 +46,7 @@ class ClassTokenViT(nn.Module):
         pos_interp: Literal["size", "scale"] = "size",
         head: bool = True,
         separate_positions: bool = False,
+        patches: nn.Module | None = None,
     ) -> None:
         """Take patch embedding and blocks of a timm network.
 
@@ -55,6 +56,7 @@ class ClassTokenViT(nn.Module):
             pos_interp: how positions are resized to another grid, see ``resize_positions``.
             head: there is a 3 x 3 convolution from patches to classes.
             separate_positions: classes and patches have a table each (MCTformer+).
+            patches: (N, 3, H, W) to (N, D, H // 16, W // 16), in place of the network's own.
 
         Raises:
             ValueError: a network of another kind, or a choice that does not exist.
@@ -66,13 +68,15 @@ class ClassTokenViT(nn.Module):
         self.num_channels = num_channels
         self.pos_interp: Literal["size", "scale"] = pos_interp
         self.separate_positions = separate_positions
-        width, patches = vit.embed_dim, vit.patch_embed.num_patches
+        width, count = vit.embed_dim, vit.patch_embed.num_patches
         self.cls_token = _drawn(1, num_channels, width)
         if separate_positions:
             self.pos_embed_cls = _drawn(1, num_channels, width)
-            self.pos_embed_pat = _drawn(1, patches, width)
+            self.pos_embed_pat = _drawn(1, count, width)
         else:
-            self.pos_embed = _drawn(1, num_channels + patches, width)
+            self.pos_embed = _drawn(1, num_channels + count, width)
+        if patches is not None:
+            vit.patch_embed.add_module("proj", patches)
         self.patch_embed, self.blocks, self.norm = vit.patch_embed, vit.blocks, vit.norm
         # Without a gradient it must not take part: processes would wait for it.
         self.norm.requires_grad_(False)
@@ -157,10 +161,13 @@ class ClassTokenViT(nn.Module):
         return torch.cat([classes, resized], dim=1)
 
 
-def build_vit(name: str, *, drop_path: float = 0.0, image_size: int = 0) -> VisionTransformer:
+def build_vit(
+    name: str, *, drop_path: float = 0.0, image_size: int = 0, depth: int = 0
+) -> VisionTransformer:
     """A timm vision transformer with random weights and no head.
 
     image_size: side in pixels that the position table is for; 0: timm's own (224 mostly).
+    depth: number of blocks; 0: timm's own.
 
     Raises:
         ValueError: timm has no such model, or it is no vision transformer.
@@ -168,6 +175,8 @@ def build_vit(name: str, *, drop_path: float = 0.0, image_size: int = 0) -> Visi
     if not name or not timm.is_model(name):
         raise ValueError(f"MODEL.CLASSIFIER.VIT is {name!r}, which is not a model of timm")
     sizes: dict[str, Any] = {"img_size": image_size} if image_size else {}
+    if depth:
+        sizes["depth"] = depth
     vit = timm.create_model(
         name, pretrained=False, num_classes=0, drop_path_rate=drop_path, **sizes
     )

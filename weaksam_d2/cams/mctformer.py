@@ -12,6 +12,7 @@ from weaksam_d2.ops.class_tokens import rank_weighted_mean
 from .class_token_network import ClassTokenNetwork, Clues, channel_table
 from .class_token_vit import BlockAttention, ClassTokenViT, build_vit
 from .classifier import CAM_NETWORK_REGISTRY
+from .cnn_patches import build_patches
 
 __all__ = ["MCTformer"]
 
@@ -74,14 +75,19 @@ class MCTformer(ClassTokenNetwork):
         version = node.MCTFORMER.VERSION
         _check_version(version)
         plus = version == "Plus"
+        network = build_vit(
+            node.VIT,
+            drop_path=node.DROP_PATH,
+            image_size=_PLUS_IMAGE_SIZE if plus else 0,
+            depth=node.DEPTH,
+        )
         vit = ClassTokenViT(
-            vit=build_vit(
-                node.VIT, drop_path=node.DROP_PATH, image_size=_PLUS_IMAGE_SIZE if plus else 0
-            ),
+            vit=network,
             num_channels=channel_table(node.CHANNELS, cfg.MODEL.ROI_HEADS.NUM_CLASSES)[1],
             pos_interp=node.POS_INTERP,
             head=version != "V1",
             separate_positions=plus,
+            patches=build_patches(cfg, network.embed_dim),
         )
         return {
             "vit": vit,

@@ -19,6 +19,7 @@ from weaksam_d2.ops.class_tokens import (
 from .class_token_network import ClassTokenNetwork, Clues, channel_table
 from .class_token_vit import BlockAttention, ClassTokenViT, build_vit
 from .classifier import CAM_NETWORK_REGISTRY
+from .cnn_patches import build_patches
 
 __all__ = ["AttentionFusion", "WeakTr"]
 
@@ -138,10 +139,12 @@ class WeakTr(ClassTokenNetwork):
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         """The constructor's arguments from ``MODEL.CLASSIFIER`` and ``WEAKSAM.CAMS``."""
         node = cfg.MODEL.CLASSIFIER
+        network = build_vit(node.VIT, drop_path=node.DROP_PATH, depth=node.DEPTH)
         vit = ClassTokenViT(
-            vit=build_vit(node.VIT, drop_path=node.DROP_PATH),
+            vit=network,
             num_channels=channel_table(node.CHANNELS, cfg.MODEL.ROI_HEADS.NUM_CLASSES)[1],
             pos_interp=node.POS_INTERP,
+            patches=build_patches(cfg, network.embed_dim),
         )
         fusion = AttentionFusion(
             blocks=vit.depth,
