@@ -17,8 +17,6 @@ an analysis, no weakly supervised training.
 
 import argparse
 import json
-import subprocess
-import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,25 +24,13 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from detectron2.data import MetadataCatalog
+from _retraining import Retraining, Row, ap50_of_seeds
 from detectron2.structures import BoxMode
 
-from weaksam_d2.artifacts import (
-    CategoryMap,
-    PseudoGroundTruth,
-    read_pseudo_gt,
-    write_pseudo_gt,
-)
-from weaksam_d2.engine.cli import setup
-from weaksam_d2.engine.figures import annotated_records
+from weaksam_d2.artifacts import PseudoGroundTruth, read_pseudo_gt, write_pseudo_gt
 from weaksam_d2.evaluation.box_noise import BoxNoise, corrupt_boxes
-from weaksam_d2.projects import add_all_configs
 from weaksam_d2.pseudo_gt import analyze_pseudo_gt
 from weaksam_d2.visualization import Lines, Series, write_plots
-
-REPO = Path(__file__).resolve().parents[1]
-ANIMALS = ("cat", "cow", "dog", "horse", "sheep")
-Row = dict[str, Any]
 
 PERCENTILE = ("MODEL.ROI_DROP.THRESHOLD", "percentile", "MODEL.ROI_DROP.PERCENTILE")
 DROPS: Mapping[str, Sequence[str]] = {
@@ -65,25 +51,8 @@ SWEEP: Mapping[str, Sequence[str]] = {
 }
 
 
-class Setting:
-    """The data, the detector's config and the folder of one experiment."""
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
-        self.name = "animals" if args.data else "scenes_demo"
-        self.work: Path = args.json.resolve().parent / self.name
-        kind = "Animals" if args.data else "Scenes"
-        self.config = REPO / "configs" / kind / "faster_rcnn_lite0_roi_drop.yaml"
-        self.train, self.test = (f"{self.name}_{split}_weak" for split in ("train", "val"))
-        root = str(Path(args.data).resolve()) if args.data else ""
-        splits = [name.removesuffix("_weak") for name in (self.train, self.test)]
-        voc = tuple((split, root, split, 2012, ANIMALS) for split in splits) if args.data else ()
-        self.keys = ["DATASETS.VOC", str(voc), "DATASETS.TRAIN", f"('{self.train}',)"]
-        self.keys += ["DATASETS.TEST", f"('{self.test}',)"]
-        flags = argparse.Namespace(config_file=str(self.config), opts=self.keys, register=[])
-        setup(flags, add_all_configs)
-        self.records = annotated_records(self.train)
-        self.categories = CategoryMap.from_metadata(MetadataCatalog.get(self.train))
+class Setting(Retraining):
+    """Labels with known errors, and the detectors that learn from them."""
 
     def labels(self, name: str, noise: BoxNoise, seed: int) -> Path:
         """Corrupted boxes of the training split as pseudo ground truth."""
@@ -101,21 +70,6 @@ class Setting:
         """Precision and recall of corrupted boxes, in percent."""
         found = analyze_pseudo_gt(read_pseudo_gt(path), self.records)
         return {key: round(found[key], 1) for key in ("precision", "recall")}
-
-    def detector(self, name: str, labels: Path, drop: Sequence[str], seed: int) -> Row:
-        """Train (or read the results of) one detector."""
-        output = self.work / "runs" / f"{name}-{seed}"
-        if not (output / "results.json").exists():
-            keys = [*self.keys, "DATASETS.PSEUDO_GT_TRAIN", f"('{labels}',)", *drop]
-            keys += ["MODEL.ROI_HEADS.NUM_CLASSES", str(len(self.categories.categories()))]
-            keys += ["TEST.BOOTSTRAP", "1000", "SEED", str(seed), "OUTPUT_DIR", str(output)]
-            tool = [sys.executable, str(REPO / "tools" / "train_net.py")]
-            command = [*tool, "--config-file", str(self.config), "--resume", *keys]
-            print("+", " ".join(command[1:]), flush=True)
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        results = json.loads((output / "results.json").read_text())
-        ap50 = [round(results[f"{self.test}/bbox/AP50{end}"], 2) for end in ("", "_low", "_high")]
-        return {"AP50": ap50, "dropped": _dropped(output / "metrics.json")}
 
 
 def _info(name: str, noise: BoxNoise, seed: int) -> Row:
@@ -152,17 +106,6 @@ def _xyxy(row: Mapping[str, Any]) -> list[float]:
     return list(BoxMode.convert(row["bbox"], row["bbox_mode"], BoxMode.XYXY_ABS))
 
 
-def _dropped(metrics: Path) -> Row:
-    """Mean share of RoIs dropped while the drop is active, in percent."""
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    shares: Row = {}
-    for kind in ("fg", "bg"):
-        name = f"roi_drop/frac_{kind}"
-        values = [row[name] for row in rows if name in row and row.get("roi_drop/active", 1)]
-        shares[kind] = round(100 * fmean(values), 2) if values else 0.0
-    return shares
-
-
 def plan(args: argparse.Namespace) -> tuple[dict[str, BoxNoise], Mapping[str, Sequence[str]]]:
     """Noises and drops that are tried."""
     noises = {f"mixed {level:g}": BoxNoise.mixed(level) for level in args.levels}
@@ -179,13 +122,12 @@ def markdown(rows: Sequence[Row]) -> str:
     for row in rows:
         runs = list(row["seeds"].values())
         shares = [fmean(run["dropped"][kind] for run in runs) for kind in ("fg", "bg")]
-        values = [run["AP50"][0] for run in runs]
-        low, high = runs[0]["AP50"][1:] if len(runs) == 1 else (min(values), max(values))
+        mean, low, high = ap50_of_seeds(row["seeds"])
         good = row["quality"]
         cells = [row["noise"], f"{good['precision']:.0f} / {good['recall']:.0f}", row["drop"]]
         cells += [
             f"{shares[0]:.1f} / {shares[1]:.1f}",
-            f"{fmean(values):.1f} ({low:.1f}–{high:.1f})",
+            f"{mean:.1f} ({low:.1f}–{high:.1f})",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -207,7 +149,7 @@ def draw(path: Path, rows: Sequence[Row], levels: Sequence[float]) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """All runs; the files are written anew after each one."""
-    setting = Setting(args)
+    setting = Setting(data=args.data, work=args.json.resolve().parent)
     noises, drops = plan(args)
     rows: list[Row] = []
     for noise_name, noise in noises.items():
