@@ -52,6 +52,23 @@ def _add_model(cfg: Any) -> None:
     drop.DROP_BACKGROUND = False  # percentile: background too, by its classification loss
     # Weight of a RoI's loss: the score_norm of its pseudo box (extras.md, Sec. 4).
     drop.SCORE_WEIGHT = ""  # "": off | score_norm
+    _add_query_drop(cfg)
+
+
+def _add_query_drop(cfg: Any) -> None:
+    drop = cfg.MODEL.QUERY_DROP = CN()  # WeakSAM, Sec. 3.4, Eq. 3-4; of the projects' detectors
+    drop.ENABLED = False
+    drop.PERCENTILE = 90  # percent, whole; 100 drops nothing
+    drop.GROUP = "things"  # matched queries | things+background: all
+    # Among whom the percentile is taken: matched queries; or all, both groups scaled to [0, 1]
+    # (GROUP things+background always does so).
+    drop.POOL = "fg"  # fg | all_then_fg | all (as GROUP things+background)
+    drop.RANK = "bce"  # bce: cross entropies, not weighted | focal: the focal loss
+    drop.SCOPE = "global"  # the batch of all ranks | local: of this rank | image
+    drop.ENCODER = True  # the queries that the encoder selects drop too (two-stage detectors)
+    drop.DENOISING = False  # denoising queries too
+    drop.START_ITER = 0
+    drop.NORM = "total"  # number of objects in a loss: total | kept, scaled by the kept share
 
 
 def _add_classifier(cfg: Any) -> None:
@@ -62,6 +79,8 @@ def _add_classifier(cfg: Any) -> None:
     node.WEIGHTS = ""
     node.OPEN_LABELS = False  # untagged classes are unknown unless negative_labels has them
     node.VIT = "deit_small_patch16_224"  # timm model of the networks with class tokens
+    node.DEPTH = 0  # blocks of it; 0: the model's own
+    node.PATCHES = "pixels"  # what its patches are made of: pixels | cnn (MODEL.TIMM, stride 16)
     node.DROP_PATH = 0.1  # probability of a dropped branch in the last block, 0 in the first
     # Position embedding of another grid: "size" resizes to it, "scale" gives the factor that
     # published weights were trained with (they need it).

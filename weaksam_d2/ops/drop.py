@@ -2,11 +2,14 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
 
 __all__ = [
     "kept_mean",
     "percentile_loss",
     "query_drop_mask",
+    "query_rank_loss",
     "roi_drop_mask",
     "running_limits",
     "score_weight",
@@ -15,6 +18,7 @@ __all__ = [
 _ROI_MODES = ("paper", "release_both", "cls", "reg", "off")
 _QUERY_POOLS = ("fg", "all_then_fg", "all")
 _NORMS = ("total", "kept")
+_QUERY_RANKS = ("bce", "focal")
 
 
 @torch.no_grad()
@@ -146,6 +150,28 @@ def query_drop_mask(
     )
     high = _above_limit(loss, torch.ones_like(foreground), percentile)
     return ~(high & foreground) if pool == "all_then_fg" else ~high
+
+
+@torch.no_grad()
+def query_rank_loss(
+    logits: Tensor, classes: Tensor, *, kind: str = "bce", alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """The loss by which queries are ranked: the sum of a query's binary cross entropies.
+
+    logits: (..., C) of sigmoid classifiers. classes: int64 (...), the class that each query is
+    matched to, C for background. kind: ``"bce"`` is not weighted (the paper), ``"focal"`` is the
+    focal loss of the same row. Returns float32 (...). Raises ValueError for another kind. WeakSAM,
+    Appendix C; weaksam.md, Sec. 7.3.
+    """
+    if kind not in _QUERY_RANKS:
+        raise ValueError(f"kind must be one of {_QUERY_RANKS}, got {kind!r}")
+    logits = logits.float()
+    targets = F.one_hot(classes, logits.shape[-1] + 1)[..., :-1].to(logits.dtype)
+    if kind == "focal":
+        loss: Tensor = sigmoid_focal_loss(logits, targets, alpha, gamma)
+    else:
+        loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return loss.sum(dim=-1)
 
 
 def _above_limit(loss: Tensor, member: Tensor, percentile: int) -> Tensor:

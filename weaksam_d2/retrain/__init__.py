@@ -1,6 +1,7 @@
-"""Training a detector on noisy pseudo ground truth: RoI drop in detectron2's R-CNN heads."""
+"""Training a detector on noisy pseudo ground truth: RoI drop in R-CNN heads, query drop."""
 
 from .limits import PercentileLimits
+from .query_drop import QueryDrop, QueryDropSettings
 from .region_losses import RegionLosses, region_losses
 from .roi_drop import RoIDropFastRCNNOutputLayers, swap_box_predictors
 from .roi_heads import (  # registers RoIDropROIHeads, RoIDropRes5ROIHeads, RoIDropCascadeROIHeads
@@ -12,6 +13,8 @@ from .settings import RoIDropSettings
 
 __all__ = [
     "PercentileLimits",
+    "QueryDrop",
+    "QueryDropSettings",
     "RegionLosses",
     "RoIDropCascadeROIHeads",
     "RoIDropFastRCNNOutputLayers",

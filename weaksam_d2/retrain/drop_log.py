@@ -1,4 +1,4 @@
-"""What RoI drop writes into the event storage."""
+"""What RoI drop and query drop write into the event storage."""
 
 import logging
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .limits import Limits
 
-__all__ = ["log_drop", "log_limits"]
+__all__ = ["log_drop", "log_limits", "log_query_drop"]
 
 SUSPICIOUS_DROP = 0.3  # of the foreground; the paper's errors are a few percent
 
@@ -62,3 +62,32 @@ def log_limits(running: Tensor, names: tuple[str, ...]) -> None:
         for name, value in zip(names, running.tolist(), strict=True):
             if value == value:
                 get_event_storage().put_scalar(f"roi_drop/limit_{name}", value)
+
+
+@torch.no_grad()
+def log_query_drop(rank_loss: Tensor, matched: Tensor, keep: Tensor) -> None:
+    """Write the shares of dropped queries of one layer; nothing outside a trainer.
+
+    rank_loss, matched and keep are (N, Q). ``query_drop/frac_fg`` and ``frac_bg``: dropped share of
+    the matched and of the other queries; ``mean_rank_dropped``: mean rank loss of what was dropped.
+    """
+    if not has_event_storage():
+        return
+    dropped = ~keep
+    counts = torch.stack(
+        [
+            (dropped & matched).sum(),
+            matched.sum(),
+            (dropped & ~matched).sum(),
+            (~matched).sum(),
+            torch.where(dropped, rank_loss.float(), 0.0).sum(),
+        ]
+    ).tolist()  # one device synchronization for all
+    fg_dropped, fg, bg_dropped, bg, loss = counts
+    storage = get_event_storage()
+    if fg:
+        storage.put_scalar("query_drop/frac_fg", fg_dropped / fg)
+    if bg:
+        storage.put_scalar("query_drop/frac_bg", bg_dropped / bg)
+    if fg_dropped + bg_dropped:
+        storage.put_scalar("query_drop/mean_rank_dropped", loss / (fg_dropped + bg_dropped))
