@@ -31,6 +31,9 @@ class BuildWithConfigs(build_py):
                 ignore=shutil.ignore_patterns("__pycache__"),
                 dirs_exist_ok=True,
             )
+        for configs in sorted((ROOT / "projects").glob("*/configs")):
+            target = package / "projects" / configs.parent.name / "configs"
+            shutil.copytree(configs, target, dirs_exist_ok=True)
 
 
 setup(

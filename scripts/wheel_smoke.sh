@@ -32,12 +32,15 @@ def relative(root: Path) -> set[str]:
     return {path.relative_to(root).as_posix() for path in root.rglob("*.py")}
 
 missing = relative(repo / "weaksam_d2") - relative(site / "weaksam_d2")
+for package in (init.parent for init in (repo / "projects").glob("*/*/__init__.py")):
+    missing |= relative(package) - relative(site / "weaksam_d2" / "projects" / package.name)
 assert not missing, f"the wheel lacks {sorted(missing)}"
 
 from weaksam_d2 import model_zoo  # noqa: E402
 
 names = model_zoo.list_config_files()
 expected = {path.relative_to(repo / "configs").as_posix() for path in (repo / "configs").rglob("*.yaml")}
+expected |= {path.relative_to(repo).as_posix() for path in (repo / "projects").glob("*/configs/**/*.yaml")}
 assert names and set(names) == expected, f"configs differ: {sorted(set(names) ^ expected)}"
 
 from detectron2.config import get_cfg  # noqa: E402

@@ -19,25 +19,35 @@ def _config_root() -> Path:
     )
 
 
+def _known() -> dict[str, Path]:
+    """Name and path of every config; the projects' folders lie beside ``configs``."""
+    root = _config_root()
+    found = {path.relative_to(root).as_posix(): path for path in root.rglob("*.yaml")}
+    for path in (root.parent / "projects").glob("*/configs/**/*.yaml"):
+        found[path.relative_to(root.parent).as_posix()] = path
+    return found
+
+
 def list_config_files() -> list[str]:
     """Names that ``get_config_file`` takes, sorted."""
-    root = _config_root()
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.yaml"))
+    return sorted(_known())
 
 
 def get_config_file(name: str) -> str:
     """Absolute path of a config, for ``cfg.merge_from_file``.
 
     Args:
-        name: relative to ``configs/``, such as ``"pipelines/scenes_demo.yaml"``.
+        name: relative to ``configs/``, such as ``"pipelines/scenes_demo.yaml"``; a project's as
+            ``"projects/DINO/configs/dino_R_50_voc07.yaml"``.
 
     Raises:
         FileNotFoundError: there is no such config; the message lists the nearest names.
     """
-    names = list_config_files()
-    if name in names:
-        return str(_config_root() / name)
-    by_file = {known.rpartition("/")[2]: known for known in names}
+    known = _known()
+    names = sorted(known)
+    if name in known:
+        return str(known[name])
+    by_file = {one.rpartition("/")[2]: one for one in names}
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     near += [
         by_file[file]

@@ -7,7 +7,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, RetinaNet
 
 from weaksam_d2.cams import ImageClassifier
 
-__all__ = ["check_class_count"]
+__all__ = ["check_class_count", "class_count_node"]
 
 # Kinds of models and the key that holds their number of classes.
 _KEYS: tuple[tuple[type, str], ...] = (
@@ -20,28 +20,37 @@ _KEYS: tuple[tuple[type, str], ...] = (
 def check_class_count(cfg: Any) -> None:
     """Refuse a number of classes that ``DATASETS.TRAIN`` or ``TEST`` does not have.
 
-    Classifiers, R-CNNs (weakly supervised, retrained, with masks) and RetinaNets are checked;
-    other architectures count their classes themselves. A data set without class names, or one
-    that is not registered, is left to the loader.
+    Classifiers, R-CNNs (weakly supervised, retrained, with masks), RetinaNets and the projects'
+    models are checked; other architectures count their classes themselves. A data set without
+    class names, or one that is not registered, is left to the loader.
 
     Raises:
         ValueError: names the key, its value, the data set and its number of classes.
     """
-    kind = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
-    nodes = [node for base, node in _KEYS if isinstance(kind, type) and issubclass(kind, base)]
-    if not nodes:
+    node = class_count_node(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE))
+    if not node:
         return
-    value = cfg.MODEL[nodes[0]].NUM_CLASSES
+    value = cfg.MODEL[node].NUM_CLASSES
     for key in ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
             classes = _class_names(name)
             if classes is not None and len(classes) != value:
                 shown = ", ".join(classes[:5]) + (", …" if len(classes) > 5 else "")
                 raise ValueError(
-                    f"MODEL.{nodes[0]}.NUM_CLASSES is {value}, but data set '{name}' of "
+                    f"MODEL.{node}.NUM_CLASSES is {value}, but data set '{name}' of "
                     f"DATASETS.{key} has {len(classes)} classes ({shown}); set "
-                    f"MODEL.{nodes[0]}.NUM_CLASSES {len(classes)}"
+                    f"MODEL.{node}.NUM_CLASSES {len(classes)}"
                 )
+
+
+def class_count_node(kind: Any) -> str:
+    """The node of ``MODEL`` that holds ``NUM_CLASSES`` of a kind of model; "": unknown.
+
+    An architecture may name it itself, as its attribute ``class_count_node``.
+    """
+    named = getattr(kind, "class_count_node", "")
+    known = [node for base, node in _KEYS if isinstance(kind, type) and issubclass(kind, base)]
+    return str(named or (known[0] if known else ""))
 
 
 def _class_names(name: str) -> list[str] | None:

@@ -14,8 +14,9 @@ __all__ = ["with_test_views"]
 def with_test_views(cfg: Any, model: nn.Module) -> nn.Module:
     """The model itself, or with ``TEST.AUG.ENABLED`` the model seen through several views.
 
-    A weakly supervised detector averages by proposal (:class:`WSODRCNNWithTTA`); every other
-    GeneralizedRCNN takes detectron2's own augmentation, which joins the boxes of the views.
+    A weakly supervised detector averages by proposal (:class:`WSODRCNNWithTTA`); a model with a
+    method ``with_test_views(cfg)`` does as it says; every other GeneralizedRCNN takes detectron2's
+    own augmentation, which joins the boxes of the views.
 
     Raises:
         ValueError: a model that has no test-time augmentation (a classifier).
@@ -25,6 +26,11 @@ def with_test_views(cfg: Any, model: nn.Module) -> nn.Module:
     plain = model.module if isinstance(model, DistributedDataParallel) else model
     if isinstance(plain, WSODRCNN):
         return WSODRCNNWithTTA(cfg, plain)
+    own = getattr(plain, "with_test_views", None)
+    if own is not None:
+        views: nn.Module = own(cfg)
+        views.training = plain.training
+        return views
     if not isinstance(plain, GeneralizedRCNN):
         raise ValueError(
             f"TEST.AUG.ENABLED is True, and a {type(plain).__name__} has no test-time "

@@ -41,6 +41,7 @@ from weaksam_d2.evaluation import build_mask_evaluator
 from weaksam_d2.weights import resolve_weights
 
 logger = logging.getLogger(__name__)
+_WITHOUT_DROP: tuple[Any, ...] = ("MODEL.ROI_DROP.MODE", "off", "MODEL.QUERY_DROP.ENABLED", False)
 CONFIG_OF = {
     "classifier": "CAMS_CONFIG",
     "wsod": "WSOD_CONFIG",
@@ -218,7 +219,7 @@ class Pipeline:
         rule = self.cfg.WEAKSAM.PSEUDO_GT.RULE
         self._retrain_on("retrain", rule, [])
         if self.cfg.PIPELINE.ABLATIONS:
-            self._retrain_on("retrain_without_roi_drop", rule, ["MODEL.ROI_DROP.MODE", "off"])
+            self._retrain_on("retrain_without_roi_drop", rule, list(_WITHOUT_DROP))
             self._retrain_on("retrain_top1", "top1", [])
         if self.cfg.PIPELINE.SUPERVISED_TWIN:
             self._supervised()
@@ -232,7 +233,7 @@ class Pipeline:
                 "set it to False"
             )
         cfg = self.stage_config("retrain")
-        cfg.MODEL.ROI_DROP.MODE = "off"
+        cfg.merge_from_list(list(_WITHOUT_DROP))
         cfg.DATASETS.TRAIN = (twin,)
         job = TrainingJob(cfg, self._test_detections())
         self._training("retrain", job, self.layout.supervised, [])

@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import build_augmentation
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from weaksam_d2.artifacts import CategoryMap, Proposals, sha256_file, sha256_json
 from weaksam_d2.data.weak_mapper import usable_boxes
+from weaksam_d2.engine.class_count import class_count_node
 from weaksam_d2.engine.cli import ConfigExtension, resolve_device
 from weaksam_d2.engine.image_road import ImageRoad
 from weaksam_d2.engine.inference_views import with_test_views
@@ -206,7 +208,8 @@ def _check(cfg: Any, categories: CategoryMap, propose: Propose | None) -> None:
         raise ValueError(
             "MODEL.WSOD.OBJECTNESS_SCALE is True and prediction does not pass scores of proposals"
         )
-    key = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+    kind = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    key = class_count_node(kind) or "ROI_HEADS"
     count = cfg.MODEL[key].NUM_CLASSES
     if count != len(categories):
         raise ValueError(
