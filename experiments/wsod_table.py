@@ -35,9 +35,10 @@ ABLATION_HEAD = "mist"  # of Table 4
 ABLATION = {
     "dense": ["Grid"],
     "dense + coarse": ["Grid", "CoarseCAMPeaks"],
-    "dense + coarse + fine": ["Grid", "CoarseCAMPeaks", "FineCAMPeaks"],
-    "dense + coarse + fine + cross": [
-        *("Grid", "CoarseCAMPeaks", "FineCAMPeaks", "CrossAttentionPeaks"),
+    "dense + fine": ["Grid", "FineCAMPeaks"],  # the order of the paper's rows
+    "dense + fine + coarse": ["Grid", "FineCAMPeaks", "CoarseCAMPeaks"],
+    "dense + fine + coarse + cross": [
+        *("Grid", "FineCAMPeaks", "CoarseCAMPeaks", "CrossAttentionPeaks"),
     ],
 }
 RECIPE_STEPS, RECIPE_ITERATIONS = 480, 640  # configs/Animals/oicr_lite0.yaml

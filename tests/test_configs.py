@@ -1,4 +1,4 @@
-"""Every YAML of configs/: it loads, its model builds, two training steps have finite losses."""
+"""Every YAML of configs/ and projects/: it loads, its model builds and takes two training steps."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +17,14 @@ from weaksam_d2.data import register_tagged_folder
 from weaksam_d2.engine import cli
 from weaksam_d2.engine.class_count import check_class_count
 from weaksam_d2.engine.trainer import WeakSAMTrainer
+from weaksam_d2.model_zoo import get_config_file, list_config_files
 from weaksam_d2.ops import encode_rle
+from weaksam_d2.projects import add_all_configs
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-EVERY = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.yaml"))
+EVERY = list_config_files()
+PATHS = {name: Path(get_config_file(name)) for name in EVERY}
 PIPELINES = [name for name in EVERY if name.startswith("pipelines/")]
-BASES = [name for name in EVERY if name.startswith("Base-")]
+BASES = [name for name in EVERY if PATHS[name].name.startswith("Base-")]
 # Small files, taken as _BASE_ after the config that they change.
 DELTAS = {
     "reference/oicr_drn.yaml": "PascalVOC-Detection/oicr_V_16_1x.yaml",
@@ -38,7 +40,7 @@ UNTRAINED = {
     *(name for name in EVERY if name.startswith("SAM-Masks/")),
 }
 MODELS = [n for n in EVERY if n not in {*PIPELINES, *BASES, *UNTRAINED}]
-PUBLISHED = [n for n in MODELS if n.startswith(("COCO-", "PascalVOC-"))]
+PUBLISHED = [n for n in MODELS if n.startswith(("COCO-", "PascalVOC-")) or "_R_50_" in n]
 
 HEIGHT, WIDTH, BOXES = 64, 80, 30
 # What makes a step small. The networks start from random weights, which published learning rates
@@ -60,6 +62,9 @@ SMALL: tuple[Any, ...] = (
         "SEED",
         1,
     ),
+    *("INPUT.LSJ.SIZE", 64, "MODEL.DINO.NUM_QUERIES", 20, "MODEL.DINO.FFN_DIM", 16),
+    *("MODEL.DINO.WEIGHTS", "", "MODEL.MASK2FORMER.WEIGHTS", ""),
+    *("MODEL.MASK2FORMER.NUM_QUERIES", 10, "MODEL.MASK2FORMER.NUM_POINTS", 100),
     *("SOLVER.WARMUP_ITERS", 0, "MODEL.RPN.POST_NMS_TOPK_TRAIN", 50, "DATASETS.TEST", ()),
 )
 
@@ -120,20 +125,20 @@ def pseudo_boxes(path: Path, count: int, *, masks: bool = False) -> str:
 
 
 def load(name: str, folder: Path) -> Any:
-    cfg = cli.base_config()
+    cfg = cli.base_config(add_all_configs)
     if name in DELTAS:
         merged = folder / "merged.yaml"
-        merged.write_text(f"_BASE_: {[str(CONFIGS / DELTAS[name]), str(CONFIGS / name)]}\n")
+        merged.write_text(f"_BASE_: {[str(PATHS[DELTAS[name]]), str(PATHS[name])]}\n")
         cfg.merge_from_file(str(merged))
     else:
-        cfg.merge_from_file(str(CONFIGS / name))
+        cfg.merge_from_file(str(PATHS[name]))
     return cfg
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_config_has_only_keys_that_exist(name: str) -> None:
-    cfg = cli.base_config()
-    cfg.merge_from_file(str(CONFIGS / name))
+    cfg = cli.base_config(add_all_configs)
+    cfg.merge_from_file(str(PATHS[name]))
     assert cfg.VERSION == 2
     if name in UNTRAINED and "clip_es_" in name:
         assert cfg.SOLVER.MAX_ITER == 0
@@ -142,10 +147,10 @@ def test_a_config_has_only_keys_that_exist(name: str) -> None:
 def test_every_base_is_one_and_every_delta_changes_something(tmp_path: Path) -> None:
     named: set[str] = set()
     for name in EVERY:
-        bases = yaml.safe_load((CONFIGS / name).read_text()).get("_BASE_", [])
-        folder = (CONFIGS / name).parent
+        bases = yaml.safe_load(PATHS[name].read_text()).get("_BASE_", [])
         for base in [bases] if isinstance(bases, str) else bases:
-            named.add((folder / base).resolve().relative_to(CONFIGS).as_posix())
+            path = (PATHS[name].parent / base).resolve()
+            named.update(known for known in BASES if PATHS[known] == path)
     assert set(BASES) <= named, f"no config takes {sorted(set(BASES) - named)}"
     for name, base in DELTAS.items():
         assert load(name, tmp_path) != load(base, tmp_path), name
@@ -154,7 +159,7 @@ def test_every_base_is_one_and_every_delta_changes_something(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_recipe_counts_the_classes_of_its_data_sets(name: str) -> None:
-    cfg = load(name, CONFIGS)
+    cfg = load(name, Path())
     assert all(d in DatasetCatalog.list() for d in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     check_class_count(cfg)
 
@@ -171,7 +176,7 @@ def test_the_model_of_a_config_takes_two_finite_training_steps(
     cfg.DATASETS.TRAIN = (tiny(count),)
     if cfg.MODEL.LOAD_PROPOSALS:
         cfg.DATASETS.PROPOSAL_FILES_TRAIN = (str(folder / "proposals"),)
-    elif not cfg.INPUT.MAPPER_NAME:
+    elif cfg.INPUT.MAPPER_NAME in ("", "DetrMapper", "Mask2FormerMapper"):
         truth = pseudo_boxes(tmp_path / "pseudo_gt.json", count, masks=cfg.MODEL.MASK_ON)
         cfg.DATASETS.PSEUDO_GT_TRAIN = (truth,)
     cfg.OUTPUT_DIR = str(tmp_path)

@@ -115,21 +115,17 @@ def build_train_loader(cfg: Any, **loader_arguments: Any) -> Any:
 
     ``INPUT.MAPPER_NAME`` chooses the mapper and with it the kind of data: "" is detectron2's own
     with annotated sets (or the pseudo ground truth of ``DATASETS.PSEUDO_GT_TRAIN``), every other
-    name takes weak sets. The order is a function of ``SEED`` if that is set. With
-    ``SOLVER.EXACT_RESUME`` the samples are too, whatever the number of workers, and
-    :func:`skip_iterations` works. With ``DATASETS.BOXES_TRAIN`` a batch ends with fully labelled
-    images (:class:`BoxSupervisionMapper`). Further arguments go to the PyTorch loader.
+    name takes weak sets, unless that mapper ``takes_annotations``. The order is a function of
+    ``SEED`` if that is set. With ``SOLVER.EXACT_RESUME`` the samples are too, whatever the number
+    of workers, and :func:`skip_iterations` works. With ``DATASETS.BOXES_TRAIN`` a batch ends with
+    fully labelled images (:class:`BoxSupervisionMapper`). Further arguments go to the loader.
 
     Raises:
         ValueError: a weak set without pseudo ground truth under detectron2's mapper, an annotated
         one under a weak mapper, or a sampler that counts annotations of weak sets.
     """
-    if cfg.INPUT.MAPPER_NAME:
-        records = _weak_train_records(cfg)
-        mapper = DATASET_MAPPER_REGISTRY.get(cfg.INPUT.MAPPER_NAME)(cfg, True)
-    else:
-        records = _annotated_train_records(cfg)
-        mapper = build_annotated_mapper(cfg)
+    weak, mapper = _build_mapper(cfg, True)
+    records = _weak_train_records(cfg) if weak else _annotated_train_records(cfg)
     # A seeded order of batches also needs seeded worker processes (they draw augmentations).
     seed = cfg.SEED if cfg.SEED >= 0 else None
     loader_arguments.setdefault("seed", seed)
@@ -154,6 +150,17 @@ def build_train_loader(cfg: Any, **loader_arguments: Any) -> Any:
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         **loader_arguments,
     )
+
+
+def _build_mapper(cfg: Any, is_train: bool) -> tuple[bool, Any]:
+    """Whether the mapper of ``INPUT.MAPPER_NAME`` takes weak data sets, and the mapper.
+
+    A registered mapper that takes annotated ones has the attribute ``takes_annotations = True``.
+    """
+    if cfg.INPUT.MAPPER_NAME:
+        kind = DATASET_MAPPER_REGISTRY.get(cfg.INPUT.MAPPER_NAME)
+        return not getattr(kind, "takes_annotations", False), kind(cfg, is_train)
+    return False, build_annotated_mapper(cfg) if is_train else DatasetMapper(cfg, False)
 
 
 def skip_iterations(cfg: Any, loader: Any, iterations: int) -> None:
@@ -200,16 +207,15 @@ def build_test_loader(cfg: Any, dataset_name: str) -> Any:
     Raises:
         ValueError: no proposal file for the set; an annotated set under a weak mapper.
     """
-    if cfg.INPUT.MAPPER_NAME:
+    weak, mapper = _build_mapper(cfg, False)
+    if weak:
         records = weak_records(dataset_name)
-        mapper = DATASET_MAPPER_REGISTRY.get(cfg.INPUT.MAPPER_NAME)(cfg, False)
         attach: Callable[[Records, str], Records] = name_store
     else:
         records = [
             {key: value for key, value in record.items() if key != "image_labels"}
             for record in get_detection_dataset_dicts(dataset_name, filter_empty=False)
         ]
-        mapper = DatasetMapper(cfg, False)
         attach = read_store
     if cfg.MODEL.LOAD_PROPOSALS:
         files = dict(zip(cfg.DATASETS.TEST, proposal_files(cfg, "TEST"), strict=True))

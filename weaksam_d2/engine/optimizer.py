@@ -26,6 +26,8 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     """Build SGD, Adam or AdamW over the trainable parameters, with learning-rate multipliers.
 
     Adam's weight decay is the coupled L2 term of the published recipes (not AdamW's).
+    ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` is detectron2's ``value`` or ``norm``, for each parameter,
+    or ``full_model``: the norm of all gradients together, as transformers are trained.
 
     Raises:
         ValueError: if ``SOLVER.OPTIMIZER`` is not one of :data:`OPTIMIZERS`, or every parameter is
@@ -51,10 +53,28 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     common = {"params": params, "lr": cfg.SOLVER.BASE_LR, "weight_decay": cfg.SOLVER.WEIGHT_DECAY}
     name = cfg.SOLVER.OPTIMIZER
     if name == "SGD":
-        kind = maybe_add_gradient_clipping(cfg, torch.optim.SGD)
+        kind = _with_clipping(cfg, torch.optim.SGD)
         return kind(**common, momentum=cfg.SOLVER.MOMENTUM, nesterov=cfg.SOLVER.NESTEROV)
     if name == "Adam":
-        return maybe_add_gradient_clipping(cfg, torch.optim.Adam)(**common)
+        return _with_clipping(cfg, torch.optim.Adam)(**common)
     if name == "AdamW":
-        return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(**common)
+        return _with_clipping(cfg, torch.optim.AdamW)(**common)
     raise ValueError(f"SOLVER.OPTIMIZER is {name!r}, expected one of {', '.join(OPTIMIZERS)}")
+
+
+def _with_clipping(cfg: Any, kind: type[torch.optim.Optimizer]) -> Any:
+    """A class of optimizers that clip gradients before each step, as ``CLIP_GRADIENTS`` says."""
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if not clip.ENABLED or clip.CLIP_TYPE != "full_model":
+        return maybe_add_gradient_clipping(cfg, kind)
+
+    class FullModelClipping(kind):  # type: ignore[valid-type, misc]
+        """Clips here, not in the trainer: a gradient scaler has undone its scale by then."""
+
+        def step(self, closure: Any = None) -> Any:
+            """Scale all gradients down to the norm ``CLIP_VALUE`` if theirs is larger; update."""
+            every = [p for group in self.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(every, clip.CLIP_VALUE, clip.NORM_TYPE)
+            return super().step(closure)
+
+    return FullModelClipping

@@ -36,6 +36,7 @@ from weaksam_d2.engine.stages import (
     proposals_stage,
     pseudo_gt_stage,
 )
+from weaksam_d2.engine.supervision import refuse_box_supervised_weights
 from weaksam_d2.engine.training import Detection, TrainingJob, detections_file, train_and_detect
 from weaksam_d2.evaluation import build_mask_evaluator
 from weaksam_d2.weights import resolve_weights
@@ -152,6 +153,7 @@ class Pipeline:
                 cfg.merge_from_list([key, value])
         cfg.merge_from_list(self.settings.stage_opts.get(stage, []))
         cfg.MODEL.DEVICE = self.cfg.MODEL.DEVICE
+        refuse_box_supervised_weights(cfg, where=name)
         return cfg
 
     def _test_detections(self) -> list[Detection]:

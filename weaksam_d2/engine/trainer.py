@@ -35,6 +35,7 @@ from weaksam_d2.engine.ema_teacher import TEACHER_ROW, EMATeacher, UpdateTeacher
 from weaksam_d2.engine.exact_resume import RandomStates
 from weaksam_d2.engine.inference_views import with_test_views
 from weaksam_d2.engine.optimizer import build_optimizer
+from weaksam_d2.engine.supervision import box_supervised_weights
 from weaksam_d2.evaluation import build_evaluator, class_table
 from weaksam_d2.ops.random_state import preserved_random_state
 
@@ -65,6 +66,8 @@ class WeakSAMTrainer(TrainerBase):
     def __init__(self, cfg: Any) -> None:
         super().__init__()
         check_class_count(cfg)
+        if source := box_supervised_weights(cfg):
+            logger.warning("training starts from '%s', which has learned from boxes", source)
         self.cfg = cfg
         self._deterministic = prepare_determinism(cfg)
         model = build_model(cfg)
