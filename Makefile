@@ -11,13 +11,13 @@ export PY
 # spin while they wait are slow on a busy machine. Both are read when Python starts; the tools set
 # them for themselves by starting once more.
 export OMP_WAIT_POLICY ?= PASSIVE
-demo real bench: export MALLOC_MMAP_THRESHOLD_ ?= 8589934592
-demo real bench: export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
+demo dino real bench: export MALLOC_MMAP_THRESHOLD_ ?= 8589934592
+demo dino real bench: export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 
 CLASSES := 'cat','cow','dog','horse','sheep'
 VOC = (('animals_train','$(DATA)','animals_train',2012,($(CLASSES))),('animals_val','$(DATA)','animals_val',2012,($(CLASSES))))
 
-.PHONY: help setup demo real test bench lint type style docs wheel clean
+.PHONY: help setup demo dino real test bench lint type style docs wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -27,6 +27,10 @@ setup: ## make the environment and fetch the SAM weights (once)
 
 demo: setup ## the whole pipeline on drawn scenes; no data needed
 	$(PY) tools/run_pipeline.py --config-file configs/pipelines/scenes_demo.yaml --output output/demo
+
+dino: setup ## the same with a DINO and query drop at its end, and its learning curves
+	$(PY) tools/run_pipeline.py --config-file configs/pipelines/scenes_dino.yaml --output output/dino
+	$(PY) tools/plot_curves.py --runs output/dino/retrain --output output/dino/curves.svg
 
 real: setup ## the whole pipeline on photographs: DATA=<folder in VOC layout> [NUM_IMAGES=N]
 	@test -n "$(DATA)" || { echo "make real: say DATA=<folder in VOC layout>, see INSTALL.md" >&2; exit 2; }
