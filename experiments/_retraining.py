@@ -13,7 +13,7 @@ from detectron2.data import MetadataCatalog
 
 from weaksam_d2.artifacts import CategoryMap
 from weaksam_d2.engine.cli import setup
-from weaksam_d2.engine.figures import annotated_records
+from weaksam_d2.engine.dataset_choice import annotated_records
 from weaksam_d2.projects import add_all_configs
 
 REPO = Path(__file__).resolve().parents[1]

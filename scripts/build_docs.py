@@ -33,7 +33,7 @@ FLAG = re.compile(r"(?<!\S)`?(--[a-z][a-z-]+)")
 KEY = re.compile(r"(?<![\w./-])([A-Z][A-Z0-9_]*(?:\.[A-Z][A-Z0-9_]*)+)(?![\w(/*])")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Where the flags that tools share are added.
-SHARED_PARSERS = ("cli.py", "proposal_tables.py", "predictor_arguments.py")
+SHARED_PARSERS = (*("cli.py", "analysis/proposal_tables.py", "prediction/predictor_arguments.py"),)
 # Flags that tools take from detectron2's own parser.
 DETECTRON2_FLAGS = {
     *("--config-file", "--resume", "--eval-only", "--num-gpus"),

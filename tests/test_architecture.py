@@ -20,6 +20,8 @@ LEVELS = (
     {"projects"},
 )
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
+# The engine's own folders, each of which may import those before it.
+ENGINE = ("training", "stages", "analysis", "pipeline", "prediction")
 LEVEL["add_weaksam_config"] = 2  # of the root: asking for it imports the stages
 MAY_PRINT = {"engine"}  # the command lines and their progress; tools print too
 # What the two lowest parts may import besides the standard library and themselves.
@@ -147,6 +149,16 @@ def test_imports_go_down(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "path", [p for p in MODULES if p.parent.parent == PACKAGE / "engine"], ids=identify
+)
+def test_the_folders_of_the_engine_import_in_one_direction(path: Path) -> None:
+    own = ENGINE.index(path.parent.name)
+    names = imported_names(path.read_text(encoding="utf-8"), module_name(path))
+    inside = {name[2] for name in names if name[:2] == ("weaksam_d2", "engine") and len(name) > 2}
+    assert not inside & set(ENGINE[own + 1 :])
+
+
+@pytest.mark.parametrize(
     "path", [p for p in MODULES if part_of(module_name(p)) in LIGHT], ids=identify
 )
 def test_the_lowest_parts_import_little(path: Path) -> None:
@@ -197,8 +209,9 @@ def test_packages_list_their_public_names(path: Path) -> None:
     listed = [
         ast.literal_eval(node.value)
         for node in tree.body
-        if isinstance(node, ast.Assign)
-        and any(isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets)
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name) and target.id == "__all__"
     ]
     assert len(listed) == 1, f"{identify(path)} needs one literal __all__"
     assert len(set(listed[0])) == len(listed[0])

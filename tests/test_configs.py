@@ -15,8 +15,8 @@ from PIL import Image
 from weaksam_d2.artifacts import ProposalStoreWriter, PseudoGroundTruth, write_pseudo_gt
 from weaksam_d2.data import register_tagged_folder
 from weaksam_d2.engine import cli
-from weaksam_d2.engine.class_count import check_class_count
-from weaksam_d2.engine.trainer import WeakSAMTrainer
+from weaksam_d2.engine.training.class_count import check_class_count
+from weaksam_d2.engine.training.trainer import WeakSAMTrainer
 from weaksam_d2.model_zoo import get_config_file, list_config_files
 from weaksam_d2.ops import encode_rle
 from weaksam_d2.projects import add_all_configs

@@ -27,7 +27,7 @@ from weaksam_d2.data import (
     weak_records,
 )
 from weaksam_d2.engine.cli import base_config
-from weaksam_d2.engine.optimizer import build_optimizer
+from weaksam_d2.engine.training.optimizer import build_optimizer
 
 CLASSES = ("cat", "dog")
 SIZE = (72, 96)  # height, width

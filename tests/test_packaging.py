@@ -155,9 +155,34 @@ print(json.dumps([lacking, sorted(unwanted)]))
 
 def test_model_zoo_finds_every_config_of_the_tree() -> None:
     names = model_zoo.list_config_files()
-    assert len(names) >= 5
+    assert len(names) >= 5 and any(name.startswith("projects/") for name in names)
     for name in names:
-        assert Path(model_zoo.get_config_file(name)) == REPO / "configs" / name
+        root = REPO if name.startswith("projects/") else REPO / "configs"
+        assert Path(model_zoo.get_config_file(name)) == root / name
+
+
+def test_projects_register_without_transformers_and_say_what_a_model_needs() -> None:
+    code = """
+import sys
+sys.modules["transformers"] = None
+from detectron2.config import get_cfg
+from detectron2.modeling import META_ARCH_REGISTRY
+from weaksam_d2 import add_weaksam_config, model_zoo
+from weaksam_d2.projects import add_all_configs
+for project in ("DINO", "Mask2Former"):
+    cfg = get_cfg()
+    add_weaksam_config(cfg)
+    add_all_configs(cfg)
+    name = f"projects/{project}/configs/quick_schedules/{project.lower()}_lite0.yaml"
+    cfg.merge_from_file(model_zoo.get_config_file(name))
+    cfg.MODEL.TIMM.WEIGHTS = ""
+    try:
+        META_ARCH_REGISTRY.get(project)(cfg)
+    except ImportError as error:
+        print(error)
+"""
+    lines = run_python(code).splitlines()
+    assert len(lines) == 2 and all("pip install 'transformers>=5'" in line for line in lines)
 
 
 def test_model_zoo_prefers_the_configs_inside_the_package(

@@ -7,7 +7,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from weaksam_d2.engine.cli import base_config
-from weaksam_d2.engine.pipeline import CONFIG_OF
+from weaksam_d2.engine.pipeline.pipeline import CONFIG_OF
 from weaksam_d2.projects import add_all_configs
 
 PIPELINES = Path(__file__).resolve().parents[1] / "configs" / "pipelines"

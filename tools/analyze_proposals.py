@@ -18,15 +18,13 @@ from tabulate import tabulate
 
 from weaksam_d2.artifacts import write_json
 from weaksam_d2.data import weak_records
-from weaksam_d2.engine.cli import run_command, setup
-from weaksam_d2.engine.dataset_choice import single_dataset
-from weaksam_d2.engine.proposal_analysis import (
+from weaksam_d2.engine.analysis.proposal_analysis import (
     RoIFeatures,
     measure_similarity,
     similarity_panels,
     similarity_table,
 )
-from weaksam_d2.engine.proposal_tables import (
+from weaksam_d2.engine.analysis.proposal_tables import (
     choose_records,
     finish_store_flags,
     open_stores,
@@ -34,6 +32,8 @@ from weaksam_d2.engine.proposal_tables import (
     stores_argument_parser,
     whole_views,
 )
+from weaksam_d2.engine.cli import run_command, setup
+from weaksam_d2.engine.dataset_choice import single_dataset
 from weaksam_d2.projects import add_all_configs
 from weaksam_d2.visualization import write_plots
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from tabulate import tabulate
 
 from weaksam_d2.artifacts import write_json
+from weaksam_d2.engine.analysis.region_recorder import collect_regions, load_detector
+from weaksam_d2.engine.analysis.roi_loss_analysis import error_panels, error_tables, pseudo_records
 from weaksam_d2.engine.cli import run_command, setup, stage_argument_parser
-from weaksam_d2.engine.region_recorder import collect_regions, load_detector
-from weaksam_d2.engine.roi_loss_analysis import error_panels, error_tables, pseudo_records
 from weaksam_d2.projects import add_all_configs
 from weaksam_d2.visualization import PLOT_FORMATS, write_plots
 

@@ -28,7 +28,12 @@ from tempfile import TemporaryDirectory
 
 from weaksam_d2.artifacts import ProposalStore
 from weaksam_d2.engine.cli import run_command, setup
-from weaksam_d2.engine.conversion import conversion_manifest, import_store, make_view, save_view
+from weaksam_d2.engine.stages.conversion import (
+    conversion_manifest,
+    import_store,
+    make_view,
+    save_view,
+)
 from weaksam_d2.projects import add_all_configs
 from weaksam_d2.proposals.convert import READERS, WRITERS, check_masks, proposal_statistics
 

@@ -23,9 +23,7 @@ import argparse
 from tabulate import tabulate
 
 from weaksam_d2.artifacts import write_json
-from weaksam_d2.engine.cli import run_command, setup
-from weaksam_d2.engine.dataset_choice import single_dataset
-from weaksam_d2.engine.proposal_tables import (
+from weaksam_d2.engine.analysis.proposal_tables import (
     compare_stores,
     finish_store_flags,
     open_stores,
@@ -33,6 +31,8 @@ from weaksam_d2.engine.proposal_tables import (
     rounded,
     stores_argument_parser,
 )
+from weaksam_d2.engine.cli import run_command, setup
+from weaksam_d2.engine.dataset_choice import single_dataset
 from weaksam_d2.evaluation import table_rows
 from weaksam_d2.projects import add_all_configs
 

@@ -24,15 +24,15 @@ import torch
 from weaksam_d2.artifacts import sha256_file, write_json
 from weaksam_d2.data import read_image
 from weaksam_d2.engine.cli import prepare_process, run_command, start_logging
-from weaksam_d2.engine.export import OUTPUTS, difference_table, export_torchscript
-from weaksam_d2.engine.prediction import find_sources
-from weaksam_d2.engine.predictor import WeakSAMPredictor
-from weaksam_d2.engine.predictor_arguments import (
+from weaksam_d2.engine.pipeline.report import evenly
+from weaksam_d2.engine.prediction.export import OUTPUTS, difference_table, export_torchscript
+from weaksam_d2.engine.prediction.prediction import find_sources
+from weaksam_d2.engine.prediction.predictor import WeakSAMPredictor
+from weaksam_d2.engine.prediction.predictor_arguments import (
     add_predictor_arguments,
     build_predictor,
     check_predictor_arguments,
 )
-from weaksam_d2.engine.report import evenly
 from weaksam_d2.projects import add_all_configs
 
 

@@ -30,13 +30,13 @@ from weaksam_d2.engine.cli import (
     stage_argument_parser,
 )
 from weaksam_d2.engine.dataset_choice import single_dataset
-from weaksam_d2.engine.mask_stages import (
+from weaksam_d2.engine.stages.image_stages import Placement, outcome
+from weaksam_d2.engine.stages.mask_stages import (
     detection_masks_stage,
     instance_masks_stage,
     mask_figures_stage,
 )
-from weaksam_d2.engine.ranks import run_ranks
-from weaksam_d2.engine.stages import Placement, outcome
+from weaksam_d2.engine.stages.ranks import run_ranks
 from weaksam_d2.projects import add_all_configs
 
 

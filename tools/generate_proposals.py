@@ -23,9 +23,9 @@ from weaksam_d2.engine.cli import (
     stage_argument_parser,
 )
 from weaksam_d2.engine.dataset_choice import single_dataset
-from weaksam_d2.engine.ranks import run_ranks
-from weaksam_d2.engine.ray_parts import ray_dispatch
-from weaksam_d2.engine.stages import Placement, outcome, proposals_stage
+from weaksam_d2.engine.stages.image_stages import Placement, outcome, proposals_stage
+from weaksam_d2.engine.stages.ranks import run_ranks
+from weaksam_d2.engine.stages.ray_parts import ray_dispatch
 from weaksam_d2.projects import add_all_configs
 
 

@@ -18,9 +18,8 @@ from pathlib import Path
 
 from weaksam_d2.artifacts import read_json, read_pseudo_gt, write_json
 from weaksam_d2.engine.cli import prepare_process, run_command, setup, stage_argument_parser
-from weaksam_d2.engine.dataset_choice import single_dataset
-from weaksam_d2.engine.figures import annotated_records
-from weaksam_d2.engine.stages import Placement, pseudo_gt_stage
+from weaksam_d2.engine.dataset_choice import annotated_records, single_dataset
+from weaksam_d2.engine.stages.image_stages import Placement, pseudo_gt_stage
 from weaksam_d2.projects import add_all_configs
 from weaksam_d2.pseudo_gt import analyze_pseudo_gt, format_statistics
 

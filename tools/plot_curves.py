@@ -13,8 +13,8 @@ prints which there are. AP during training needs TEST.EVAL_PERIOD.
 import argparse
 from pathlib import Path
 
+from weaksam_d2.engine.analysis.learning_curves import learning_curves, read_curves
 from weaksam_d2.engine.cli import run_command
-from weaksam_d2.engine.learning_curves import learning_curves, read_curves
 from weaksam_d2.visualization import write_plots
 
 

@@ -23,9 +23,9 @@ import argparse
 from pathlib import Path
 
 from weaksam_d2.engine.cli import prepare_process, run_command
-from weaksam_d2.engine.prediction import PredictionFolder, find_sources, predict_all
-from weaksam_d2.engine.predictor import DETECTORS
-from weaksam_d2.engine.predictor_arguments import (
+from weaksam_d2.engine.prediction.prediction import PredictionFolder, find_sources, predict_all
+from weaksam_d2.engine.prediction.predictor import DETECTORS
+from weaksam_d2.engine.prediction.predictor_arguments import (
     add_predictor_arguments,
     build_predictor,
     check_predictor_arguments,

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from weaksam_d2.engine.cli import prepare_process, run_command, start_logging
-from weaksam_d2.engine.pipeline import Pipeline, PipelineSettings
+from weaksam_d2.engine.pipeline.pipeline import Pipeline, PipelineSettings
 from weaksam_d2.projects import add_all_configs
 
 

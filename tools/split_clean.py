@@ -15,9 +15,9 @@ import argparse
 from pathlib import Path
 
 from weaksam_d2.artifacts import atomic_folder, sha256_file, write_json
-from weaksam_d2.engine.clean_split import clean_split, image_losses, split_records
 from weaksam_d2.engine.cli import prepare_process, run_command, setup
-from weaksam_d2.engine.stored_config import load_detector
+from weaksam_d2.engine.pipeline.stored_config import load_detector
+from weaksam_d2.engine.training.clean_split import clean_split, image_losses, split_records
 from weaksam_d2.projects import add_all_configs
 
 

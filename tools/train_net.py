@@ -21,8 +21,8 @@ from weaksam_d2.engine.cli import (
     setup,
     train_argument_parser,
 )
-from weaksam_d2.engine.ema_teacher import load_with_teacher
-from weaksam_d2.engine.trainer import WeakSAMTrainer, flat_results
+from weaksam_d2.engine.training.ema_teacher import load_with_teacher
+from weaksam_d2.engine.training.trainer import WeakSAMTrainer, flat_results
 from weaksam_d2.projects import add_all_configs
 
 

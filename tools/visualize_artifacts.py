@@ -26,11 +26,11 @@ from tqdm import tqdm
 
 from weaksam_d2.artifacts import atomic_write
 from weaksam_d2.data import read_image, weak_records
-from weaksam_d2.engine.artifact_pictures import DrawingOptions, open_drawing, side_by_side
+from weaksam_d2.engine.analysis.artifact_pictures import DrawingOptions, open_drawing, side_by_side
+from weaksam_d2.engine.analysis.proposal_tables import store_paths
 from weaksam_d2.engine.cli import run_command, setup
 from weaksam_d2.engine.dataset_choice import single_dataset
-from weaksam_d2.engine.proposal_tables import store_paths
-from weaksam_d2.engine.report import evenly
+from weaksam_d2.engine.pipeline.report import evenly
 from weaksam_d2.projects import add_all_configs
 
 

@@ -14,7 +14,7 @@ from weaksam_d2 import add_weaksam_config
 from weaksam_d2.cams import CLIP, CLIPES, FrozenNetworkError, ImageClassifier, load_clip
 from weaksam_d2.cams.clip_es import RefinementSettings
 from weaksam_d2.cams.clip_prompts import background_words
-from weaksam_d2.engine.optimizer import build_optimizer
+from weaksam_d2.engine.training.optimizer import build_optimizer
 
 NAMES = ["cat", "dog", "person", "bird"]
 GROUND = ["sky", "sea", "grass"]

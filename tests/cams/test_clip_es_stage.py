@@ -16,7 +16,7 @@ from weaksam_d2 import add_weaksam_config
 from weaksam_d2.artifacts import CamStore, CamStoreWriter
 from weaksam_d2.cams import CLIPES, ImageClassifier, generate_cams, load_clip
 from weaksam_d2.cams.clip_es import RefinementSettings
-from weaksam_d2.engine.stages import Placement, cams_stage
+from weaksam_d2.engine.stages.image_stages import Placement, cams_stage
 from weaksam_d2.model_zoo import get_config_file
 from weaksam_d2.prompts import CrossAttentionPeaks
 from weaksam_d2.prompts.peaks import PeakSettings

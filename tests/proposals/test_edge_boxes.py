@@ -11,8 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from weaksam_d2.artifacts import ProposalStore, sha256_file
 from weaksam_d2.config import add_weaksam_config
-from weaksam_d2.engine.stage import declared_config
-from weaksam_d2.engine.stages import Placement, proposals_stage
+from weaksam_d2.engine.stages.image_stages import Placement, proposals_stage
+from weaksam_d2.engine.stages.stage import declared_config
 from weaksam_d2.proposals import build_proposal_method, edge_boxes_model
 from weaksam_d2.proposals.edge_boxes import boxes_of_edges
 

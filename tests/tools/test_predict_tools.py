@@ -54,7 +54,10 @@ def small(root: Path) -> list[Any]:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Callable[..., int]:
-    for module in ("cli", "predictor_arguments"):  # logging to the terminal stays as it is
+    for module in (
+        "cli",
+        "prediction.predictor_arguments",
+    ):  # logging to the terminal stays as it is
         monkeypatch.setattr(f"weaksam_d2.engine.{module}.start_logging", lambda output: None)
     for key, value in cli.PROCESS_ENVIRONMENT.items():
         monkeypatch.setenv(key, value)  # else the tool would start this process again

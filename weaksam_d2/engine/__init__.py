@@ -1,5 +1,5 @@
 """Trainer, command line, stages and pipeline: what runs the method (and holds no formula)."""
 
-from weaksam_d2.engine.trainer import WeakSAMTrainer
+from weaksam_d2.engine.training.trainer import WeakSAMTrainer
 
 __all__ = ["WeakSAMTrainer"]

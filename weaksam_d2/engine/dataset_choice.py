@@ -1,8 +1,10 @@
-"""Which data set a tool that makes one artifact works on."""
+"""Which data set a tool that makes one artifact works on, and the true boxes to judge it by."""
 
 from typing import Any
 
-__all__ = ["single_dataset"]
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+__all__ = ["annotated_records", "single_dataset"]
 
 
 def single_dataset(cfg: Any, asked: str = "") -> str:
@@ -21,3 +23,9 @@ def single_dataset(cfg: Any, asked: str = "") -> str:
         )
     name: str = names[0]
     return name
+
+
+def annotated_records(dataset: str) -> list[dict[str, Any]]:
+    """True boxes of a weak data set, for evaluation only; empty where there is no twin."""
+    name = MetadataCatalog.get(dataset).get("evaluation_name", "") if dataset else ""
+    return list(DatasetCatalog.get(name)) if name else []

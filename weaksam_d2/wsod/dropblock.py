@@ -18,8 +18,8 @@ class ConcreteDropBlock(nn.Module):
     """Drops blocks of pooled regions in training, where a generator says so.
 
     The generator learns to raise the loss of the detector, in an optimizer step of its own
-    (``engine/adversarial_step.py``). Outside of that step its parameters require no gradient, so
-    that the main optimizer and data-parallel training leave them alone.
+    (``engine/training/adversarial_step.py``). Outside of that step its parameters require no
+    gradient, so that the main optimizer and data-parallel training leave them alone.
 
     Source: MIST (Ren et al., 2020), Sec. 3.4; weaksam.md, Sec. 5.5.
     """

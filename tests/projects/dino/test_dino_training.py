@@ -14,7 +14,7 @@ from weaksam_d2.artifacts import PseudoGroundTruth, write_pseudo_gt
 from weaksam_d2.data import register_scenes
 from weaksam_d2.data.datasets.scenes import SceneSet
 from weaksam_d2.engine.cli import base_config
-from weaksam_d2.engine.trainer import WeakSAMTrainer
+from weaksam_d2.engine.training.trainer import WeakSAMTrainer
 
 pytest.importorskip("transformers")
 

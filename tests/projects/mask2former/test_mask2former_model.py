@@ -15,7 +15,7 @@ from weaksam_d2.projects.mask2former.targets import instance_targets, semantic_t
 
 from weaksam_d2.data import build_train_loader, register_scenes
 from weaksam_d2.data.datasets.scenes import SceneSet
-from weaksam_d2.engine.optimizer import build_optimizer
+from weaksam_d2.engine.training.optimizer import build_optimizer
 
 Sample = Callable[..., dict[str, Any]]
 Model = Callable[..., Mask2Former]

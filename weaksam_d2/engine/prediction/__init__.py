@@ -1,0 +1,3 @@
+"""Trained detectors on images of one's own: pictures, files, videos, export."""
+
+__all__: list[str] = []
