@@ -224,9 +224,9 @@ def test_projects_count_only_below_our_marker(tmp_path: Path) -> None:
 
 
 def test_a_project_adds_its_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from yacs.config import CfgNode
+    from detectron2.config import get_cfg
 
-    from weaksam_d2 import projects
+    from weaksam_d2 import add_weaksam_config, projects
 
     package = tmp_path / "Name" / "some_project"
     package.mkdir(parents=True)
@@ -234,9 +234,10 @@ def test_a_project_adds_its_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     init.write_text("def add_some_project_config(cfg):\n    cfg.SOME_KEY = 7\n")
     (tmp_path / ".weaksam_d2").touch()
     monkeypatch.setattr(projects, "__path__", [*projects.__path__, *_project_folders(tmp_path)])
-    cfg = CfgNode()
+    cfg = get_cfg()
+    add_weaksam_config(cfg)
     projects.add_all_configs(cfg)
-    assert cfg.SOME_KEY == 7
+    assert cfg.SOME_KEY == 7 and "DINO" in cfg.MODEL
     sys.modules.pop("weaksam_d2.projects.some_project")
 
 
