@@ -16,6 +16,7 @@ from .criterion import DINOCriterion
 from .denoising import make_denoising
 from .network import DINONetwork, NetworkSettings
 from .outputs import ImageTargets, LayerPrediction
+from .test_time_augmentation import DINOWithTTA
 
 __all__ = ["DINO", "DenoisingSettings"]
 
@@ -115,8 +116,6 @@ class DINO(DINONetwork):
 
     def with_test_views(self, cfg: Any) -> nn.Module:
         """This model seen through the views of ``TEST.AUG``."""
-        from .test_time_augmentation import DINOWithTTA
-
         return DINOWithTTA(cfg, self)
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:

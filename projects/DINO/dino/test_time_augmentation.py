@@ -1,6 +1,6 @@
 """Test-time augmentation: detections of several views of an image, joined by suppression."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -10,13 +10,22 @@ from detectron2.modeling import DatasetMapperTTA
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
-from .dino import DINO
-
 __all__ = ["DINOWithTTA"]
 
 
+class _Detector(Protocol):
+    """What the views need of a DINO."""
+
+    training: bool
+    max_detections: int
+
+    def inference(
+        self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True
+    ) -> list[Any]: ...
+
+
 class DINOWithTTA(nn.Module):
-    """A :class:`DINO` that looks at an image in several sizes, each mirrored as well.
+    """A DINO that looks at an image in several sizes, each mirrored as well.
 
     Called as the model. Detections of all views, back in pixels of the original image, pass one
     class-wise suppression. One view is in the network at a time.
@@ -25,7 +34,9 @@ class DINOWithTTA(nn.Module):
     """
 
     @configurable
-    def __init__(self, model: DINO, *, views: DatasetMapperTTA, nms_thresh: float = 0.6) -> None:
+    def __init__(
+        self, model: _Detector, *, views: DatasetMapperTTA, nms_thresh: float = 0.6
+    ) -> None:
         """Wrap a model.
 
         Args:
@@ -41,7 +52,7 @@ class DINOWithTTA(nn.Module):
         self.training = model.training
 
     @classmethod
-    def from_config(cls, cfg: Any, model: DINO) -> dict[str, Any]:
+    def from_config(cls, cfg: Any, model: _Detector) -> dict[str, Any]:
         """Read ``TEST.AUG`` and ``MODEL.DINO.TTA_NMS_THRESH``."""
         return {
             "model": model,
