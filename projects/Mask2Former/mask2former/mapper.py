@@ -120,7 +120,7 @@ def _mask(row: dict[str, Any], sample: dict[str, Any], size: tuple[int, int]) ->
     else:
         raise ValueError(
             f"an object of {where} has no mask; generate the pseudo ground truth with masks "
-            "(the stage 'masks', tools/generate_masks.py), or use a data set that has them"
+            "(the stage 'masks', tools/generate_instance_masks.py), or use a data set that has them"
         )
     if mask.shape != tuple(size):
         raise ValueError(f"a mask of {where} has size {mask.shape}, the image {tuple(size)}")
