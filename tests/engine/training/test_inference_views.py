@@ -141,3 +141,17 @@ def test_every_detector_gets_its_own_augmentation(cfg: Any) -> None:
     assert isinstance(retrained, GeneralizedRCNNWithTTA) and not retrained.training
     with pytest.raises(ValueError, match="a Linear has no test-time augmentation"):
         with_test_views(cfg, nn.Linear(1, 1))
+
+
+def test_a_model_with_views_of_its_own_is_asked_for_them(cfg: Any) -> None:
+    class Own(nn.Module):
+        def with_test_views(self, cfg: Any) -> nn.Module:
+            assert cfg.TEST.AUG.ENABLED
+            return nn.Identity()
+
+    model = Own().eval()
+    cfg.TEST.AUG.ENABLED = False
+    assert with_test_views(cfg, model) is model
+    cfg.TEST.AUG.ENABLED = True
+    views = with_test_views(cfg, model)
+    assert isinstance(views, nn.Identity) and not views.training
