@@ -11,7 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from weaksam_d2.engine.pipeline.pipeline import Pipeline, PipelineSettings
+from weaksam_d2.engine.pipeline.base import PipelineSettings
+from weaksam_d2.engine.pipeline.pipeline import Pipeline
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SIZE = (64, 80)  # height, width

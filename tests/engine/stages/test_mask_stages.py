@@ -22,7 +22,8 @@ from weaksam_d2.artifacts import (
 from weaksam_d2.data import build_train_loader, register_scenes, weak_records
 from weaksam_d2.data.datasets.scenes import SceneSet
 from weaksam_d2.engine.cli import base_config
-from weaksam_d2.engine.pipeline.pipeline import Pipeline, PipelineSettings
+from weaksam_d2.engine.pipeline.base import PipelineSettings
+from weaksam_d2.engine.pipeline.pipeline import Pipeline
 from weaksam_d2.engine.stages.image_stages import Placement
 from weaksam_d2.engine.stages.mask_stages import (
     detection_masks_stage,

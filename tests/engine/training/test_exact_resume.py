@@ -16,7 +16,8 @@ from PIL import Image
 from weaksam_d2.artifacts import ProposalStoreWriter, read_json
 from weaksam_d2.data import register_tagged_folder
 from weaksam_d2.engine import cli
-from weaksam_d2.engine.pipeline.pipeline import Pipeline, PipelineSettings
+from weaksam_d2.engine.pipeline.base import PipelineSettings
+from weaksam_d2.engine.pipeline.pipeline import Pipeline
 from weaksam_d2.engine.stages.training_stage import TrainingJob, train_and_detect
 from weaksam_d2.engine.training.determinism import deterministic_algorithms
 from weaksam_d2.engine.training.trainer import WeakSAMTrainer, check_finite

@@ -91,3 +91,35 @@ class Layout:
     def pseudo_gt(self, rule: str) -> Path:
         """Pseudo ground truth by one rule."""
         return self.root / "pseudo_gt" / rule
+
+
+@dataclass(frozen=True)
+class SegmentationLayout(Layout):
+    """The folders of a segmentation pipeline; those of a baseline classifier lie in its own."""
+
+    def run(self, name: str) -> "SegmentationLayout":
+        """The folders of one classifier and its labels; "" is the pipeline's own."""
+        return SegmentationLayout(self.root / name) if name else self
+
+    def sam_masks(self, dataset: str) -> Path:
+        """SAM's masks of everything, which belong to no class."""
+        return self.root / "sam_masks" / dataset
+
+    def labels(self, name: str) -> Path:
+        """Pseudo labels of the training images by one source."""
+        return self.root / "labels" / name
+
+    @property
+    def segmenter(self) -> Path:
+        """The segmenter, trained on the last labels."""
+        return self.root / "segment" / "segmenter"
+
+    @property
+    def segmenter_before(self) -> Path:
+        """The same, trained on the first labels."""
+        return self.root / "segment" / "segmenter_before"
+
+    @property
+    def supervised(self) -> Path:
+        """The same, trained on true labels."""
+        return self.root / "segment" / "supervised"

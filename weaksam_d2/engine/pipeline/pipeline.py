@@ -1,24 +1,18 @@
 """All stages: cams → prompts → proposals → wsod → pseudo_gt → retrain → (masks) → report."""
 
 import logging
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import MetadataCatalog
-from detectron2.utils.env import seed_all_rng
 
-from weaksam_d2.artifacts import RunManifest, write_json
-from weaksam_d2.data import prepare_datasets, weak_records
-from weaksam_d2.engine.cli import ConfigExtension, base_config, resolve_device
-from weaksam_d2.engine.pipeline.figures import collect_metrics, metrics_table
-from weaksam_d2.engine.pipeline.layout import Layout
+from weaksam_d2.data import weak_records
+from weaksam_d2.engine.pipeline.base import PipelineSettings, StagedPipeline
+from weaksam_d2.engine.pipeline.figures import collect_metrics
 from weaksam_d2.engine.pipeline.report import write_pipeline_report
 from weaksam_d2.engine.pipeline.rounds import check_rounds, relabel_stage
 from weaksam_d2.engine.stages.image_stages import (
-    Placement,
     cams_stage,
     prompts_stage,
     proposals_stage,
@@ -30,21 +24,14 @@ from weaksam_d2.engine.stages.mask_stages import (
     mask_figures_stage,
 )
 from weaksam_d2.engine.stages.stage import (
-    STAGE_KEYS,
-    StageRequest,
-    declared_config,
     describe_records,
-    run_stage,
 )
 from weaksam_d2.engine.stages.training_stage import (
     Detection,
     TrainingJob,
     detections_file,
-    train_and_detect,
 )
-from weaksam_d2.engine.training.supervision import refuse_box_supervised_weights
 from weaksam_d2.evaluation import build_mask_evaluator
-from weaksam_d2.weights import resolve_weights
 
 logger = logging.getLogger(__name__)
 _WITHOUT_DROP: tuple[Any, ...] = ("MODEL.ROI_DROP.MODE", "off", "MODEL.QUERY_DROP.ENABLED", False)
@@ -60,112 +47,28 @@ NAMES = (
 )
 
 
-@dataclass
-class PipelineSettings:
-    """A pipeline's YAML and what the command line changes of it.
+class Pipeline(StagedPipeline):
+    """From tags to a detector: the stages of the paper, then masks if they are asked for."""
 
-    ``opts`` are KEY VALUE pairs for every stage that declares the key; ``stage_opts`` those of one
-    stage (``{"wsod": ["SOLVER.MAX_ITER", "500"]}``).
-    """
-
-    config_file: Path
-    output: Path
-    opts: Sequence[str] = ()
-    stage_opts: dict[str, list[str]] = field(default_factory=dict)
-    stages: Sequence[str] = ()
-    num_images: int = 0
-    overwrite: bool = False
-    extend_config: ConfigExtension | None = None  # adds the keys of projects
-
-
-class Pipeline:
-    """Runs the stages of one configuration into one folder; what is complete is skipped."""
+    names = NAMES
+    config_of = CONFIG_OF
 
     def __init__(self, settings: PipelineSettings) -> None:
-        self.settings = settings
-        cfg = base_config(settings.extend_config)
-        cfg.merge_from_file(str(settings.config_file))
-        cfg.merge_from_list(list(settings.opts))
-        self._choose_datasets(cfg)
-        resolve_device(cfg)
-        prepare_datasets(cfg)
-        self.train = cfg.DATASETS.TRAIN[0]
-        self.test = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else ""
-        self.datasets = [name for name in (self.train, self.test) if name]
-        self.num_classes = len(MetadataCatalog.get(self.train).thing_classes)
-        check_rounds(cfg)
-        self.cfg = cfg
-        self.layout = Layout(settings.output)
-        self.seconds: dict[str, float] = {}
+        super().__init__(settings)
+        check_rounds(self.cfg)
 
-    def _choose_datasets(self, cfg: Any) -> None:
-        """Check that there is one training set and at most one test set; take their first images.
-
-        A user's folder of tags has no test set: its stages stop at what tags alone can give.
-        """
-        for key, allowed in (("TRAIN", (1,)), ("TEST", (0, 1))):
-            names = getattr(cfg.DATASETS, key)
-            if len(names) not in allowed:
-                raise ValueError(f"DATASETS.{key} is {names}, a pipeline takes one data set")
-            if self.settings.num_images and names:
-                count = self.settings.num_images // (1 if key == "TRAIN" else 2)
-                setattr(cfg.DATASETS, key, (f"{names[0]}@{max(1, count)}",))
-
-    def run(self) -> dict[str, Any]:
-        """Run the asked stages and write ``metrics.json`` (and the report); returns the figures."""
+    def default_stages(self) -> Sequence[str]:
+        """``PIPELINE.STAGES``, and self-training where there are several rounds."""
         rounds = ("rounds",) if self.cfg.PIPELINE.ROUNDS > 1 else ()
-        asked = tuple(self.settings.stages) or (*self.cfg.PIPELINE.STAGES, *rounds, "report")
-        unknown = [name for name in asked if name not in NAMES]
-        if unknown:
-            raise ValueError(f"unknown stage {unknown[0]!r}, expected one of {', '.join(NAMES)}")
-        for name in NAMES:
-            if name in asked and name != "report":
-                start = time.perf_counter()
-                logger.info("── %s", name)
-                getattr(self, f"_{name}")()
-                self.seconds[name] = round(time.perf_counter() - start, 1)
-                logger.info("── %s: %.0f s", name, self.seconds[name])
-        metrics = collect_metrics(self.cfg, self.layout, self.train, self.test)
-        write_json(self.layout.metrics, metrics)
-        if "report" in asked:
-            write_pipeline_report(self.cfg, self.layout, self.train, self.test, metrics)
-        print(metrics_table(metrics))
-        print(f"figures: {self.layout.metrics}")
-        if "report" in asked:
-            print(f"report:  {self.layout.report}")
-        return metrics
+        return (*self.cfg.PIPELINE.STAGES, *rounds)
 
-    def stage_config(self, stage: str) -> Any:
-        """The config of one stage: its own YAML, then what the pipeline and command line set."""
-        cfg = base_config(self.settings.extend_config)
-        name = getattr(self.cfg.PIPELINE, CONFIG_OF[stage]) if stage in CONFIG_OF else ""
-        if name:
-            cfg.merge_from_file(str(self.settings.config_file.parent / name))
-        cfg.WEAKSAM = self.cfg.WEAKSAM.clone()
-        if stage != "retrain":
-            cfg.WEAKSAM.EMA_TEACHER.DECAY = 0.0
-        for key in ("TRAIN", "TEST", "REGISTER", "TAGGED", "VOC"):
-            setattr(cfg.DATASETS, key, getattr(self.cfg.DATASETS, key))
-        cfg.SEED, cfg.TEST.BOOTSTRAP = self.cfg.SEED, self.cfg.TEST.BOOTSTRAP
-        cfg.TEST.EXCLUDE_IDS = self.cfg.TEST.EXCLUDE_IDS
-        for key in ("MASK_EVAL", "MASK_IOUS"):
-            setattr(cfg.TEST, key, getattr(self.cfg.TEST, key))
-        cfg.MODEL.ROI_HEADS.NUM_CLASSES = self.num_classes
-        prefixes = STAGE_KEYS[stage]
-        pairs = list(zip(self.settings.opts[::2], self.settings.opts[1::2], strict=True))
-        for key, value in pairs:
-            if key.split(".")[0] in prefixes and not key.startswith("DATASETS."):
-                cfg.merge_from_list([key, value])
-        cfg.merge_from_list(self.settings.stage_opts.get(stage, []))
-        cfg.MODEL.DEVICE = self.cfg.MODEL.DEVICE
-        refuse_box_supervised_weights(cfg, where=name)
-        return cfg
+    def collect(self) -> dict[str, Any]:
+        """The figures of the stages that are complete."""
+        return collect_metrics(self.cfg, self.layout, self.train, self.test)
 
-    def _test_detections(self) -> list[Detection]:
-        return [Detection(self.test)] if self.test else []
-
-    def _place(self, output: Path) -> Placement:
-        return Placement(output, on_change="redo", overwrite=self.settings.overwrite)
+    def write_report(self, metrics: Mapping[str, Any]) -> None:
+        """Write ``report.html``."""
+        write_pipeline_report(self.cfg, self.layout, self.train, self.test, metrics)
 
     def _cams(self) -> None:
         if not self.cfg.PIPELINE.CAMS_CONFIG:
@@ -173,9 +76,7 @@ class Pipeline:
             return
         cfg = self.stage_config("classifier")
         job = TrainingJob(cfg, self._test_detections())
-        source = cfg.MODEL.CLASSIFIER.WEIGHTS
-        inputs = [("initial", resolve_weights(source))] if source else []
-        self._training("classifier", job, self.layout.classifier, inputs)
+        self._training("classifier", job, self.layout.classifier, self.classifier_inputs(cfg))
         weights = self.layout.classifier / "model_final.pth"
         for name in self.datasets:
             cams_stage(cfg, name, weights, self._place(self.layout.cams(name)))
@@ -314,25 +215,3 @@ class Pipeline:
                 f"{len(both)} images are in both {self.train} and {self.test}, for example "
                 f"{both[:3]}; instance segmentation is evaluated on other images"
             )
-
-    def _training(
-        self, stage: str, job: TrainingJob, output: Path, inputs: Sequence[tuple[str, Path]]
-    ) -> RunManifest:
-        described = describe_records(self.train, weak_records(self.train))
-        if job.cfg.TEST.EXCLUDE_IDS:
-            inputs = [*inputs, ("excluded_ids", Path(job.cfg.TEST.EXCLUDE_IDS))]
-        request = StageRequest(
-            stage=stage,
-            output=output,
-            config=declared_config(job.cfg, stage),
-            dataset=described,
-            inputs=tuple(inputs),
-            on_change="redo",
-            overwrite=self.settings.overwrite,
-        )
-
-        def body(folder: Path, resume: bool) -> Any:
-            seed_all_rng(job.cfg.SEED if job.cfg.SEED >= 0 else None)
-            return train_and_detect(job, folder, resume)
-
-        return run_stage(request, body)
