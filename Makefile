@@ -11,16 +11,16 @@ export PY
 # spin while they wait are slow on a busy machine. Both are read when Python starts; the tools set
 # them for themselves by starting once more.
 export OMP_WAIT_POLICY ?= PASSIVE
-demo dino real bench: export MALLOC_MMAP_THRESHOLD_ ?= 8589934592
-demo dino real bench: export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
+demo dino sepl s2c boxsam real segment bench: export MALLOC_MMAP_THRESHOLD_ ?= 8589934592
+demo dino sepl s2c boxsam real segment bench: export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 
 CLASSES := 'cat','cow','dog','horse','sheep'
 VOC = (('animals_train','$(DATA)','animals_train',2012,($(CLASSES))),('animals_val','$(DATA)','animals_val',2012,($(CLASSES))))
 
-.PHONY: help setup demo dino real test bench lint type style docs wheel clean
+.PHONY: help setup demo dino sepl s2c boxsam real segment test bench lint type style docs wheel clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
 
 setup: ## make the environment and fetch the SAM weights (once)
 	@./scripts/setup_env.sh
@@ -32,11 +32,26 @@ dino: setup ## the same with a DINO and query drop at its end, and its learning 
 	$(PY) tools/run_pipeline.py --config-file configs/pipelines/scenes_dino.yaml --output output/dino
 	$(PY) tools/plot_curves.py --runs output/dino/retrain --output output/dino/curves.svg
 
+sepl: setup ## from tags to a segmenter on drawn scenes: maps, SAM's masks, SEPL
+	$(PY) tools/run_pipeline.py --config-file configs/pipelines/scenes_sepl.yaml --output output/sepl
+
+s2c: setup ## the same with S2C, whose classifier learns from SAM's masks
+	$(PY) tools/run_pipeline.py --config-file configs/pipelines/scenes_s2c.yaml --output output/s2c
+
+boxsam: setup ## the same with BoxSAM on given boxes
+	$(PY) tools/run_pipeline.py --config-file configs/pipelines/scenes_boxsam.yaml --output output/boxsam
+
 real: setup ## the whole pipeline on photographs: DATA=<folder in VOC layout> [NUM_IMAGES=N]
 	@test -n "$(DATA)" || { echo "make real: say DATA=<folder in VOC layout>, see INSTALL.md" >&2; exit 2; }
 	@test -d "$(DATA)/JPEGImages" || { echo "make real: no folder $(DATA)/JPEGImages" >&2; exit 2; }
 	$(PY) tools/run_pipeline.py --config-file configs/pipelines/voc_animals.yaml --output output/real \
 	  $(if $(NUM_IMAGES),--num-images $(NUM_IMAGES)) DATASETS.VOC "$(VOC)"
+
+segment: setup ## S2C, SEPL and BoxSAM on photographs: DATA=<folder in VOC layout>
+	@test -d "$(DATA)/SegmentationClass" || { echo "make segment: say DATA=<folder in VOC layout>" >&2; exit 2; }
+	for system in s2c boxsam; do $(PY) tools/run_pipeline.py \
+	  --config-file configs/pipelines/voc_animals_$$system.yaml --output output/real_$$system \
+	  DATASETS.VOC "$(VOC)" || exit 1; done
 
 test: setup ## everything: lint, types, docs, wheel, tests
 	@$(MAKE) --no-print-directory lint type docs wheel

@@ -79,6 +79,11 @@ install() {
     has "$PY" detectron2 ||
       "$uv" pip install --no-deps --python-version 3.10 --target "$SITE" --require-hashes \
         -r requirements/d2.txt
+    if command -v c++ >/dev/null; then
+      "$uv" pip install --python "$PY" --no-deps --require-hashes -r requirements/crf.txt
+    else
+      echo "setup: no C++ compiler (c++), so no dense CRF; pseudo labels work without it" >&2
+    fi
     "$uv" pip install --python "$PY" --no-deps --no-build-isolation -e .
   fi
   "$PY" -W ignore - <<'PYTHON'

@@ -26,7 +26,7 @@ LEVEL["add_weaksam_config"] = 2  # of the root: asking for it imports the stages
 MAY_PRINT = {"engine"}  # the command lines and their progress; tools print too
 # What the two lowest parts may import besides the standard library and themselves.
 LIGHT = {
-    "artifacts": {"numpy"},
+    "artifacts": {"numpy", "PIL"},
     "ops": {"numpy", "torch", "torchvision", "scipy", "pycocotools"},
 }
 TOP_LEVEL = {

@@ -16,9 +16,9 @@ Examples:
     # What is in a store, and whether every box and mask is sound
     python tools/convert_proposals.py --input output/voc07/both --stats --check
 
-Formats to read: coco csv detectron2 mcg mmdet selective_search weaksam wetectron; to write: all of
-these but mcg and weaksam. No pickle is run: one that holds more than plain data is refused. The
-files of other programs need --dataset, whose images and sizes they are checked against.
+Formats to read: coco csv detectron2 mcg mmdet sam_json sam_png selective_search weaksam wetectron;
+to write: all but mcg, sam_* and weaksam. No pickle is run: one that holds more than plain data is
+refused. Files of other programs need --dataset: their images and sizes are checked against it.
 """
 
 import argparse

@@ -4,6 +4,8 @@ Example:
     python tools/run_pipeline.py --config-file configs/pipelines/scenes_demo.yaml \
         --output output/demo --set wsod.SOLVER.MAX_ITER 500 SEED 3
 
+With PIPELINE.SEGMENTER_CONFIG the road ends at a segmenter: maps, SAM masks → pseudo labels → it.
+
 A second run skips what is done; a changed setting redoes what depends on it and says why.
 """
 
@@ -11,7 +13,8 @@ import argparse
 from pathlib import Path
 
 from weaksam_d2.engine.cli import prepare_process, run_command, start_logging
-from weaksam_d2.engine.pipeline.pipeline import Pipeline, PipelineSettings
+from weaksam_d2.engine.pipeline.base import PipelineSettings
+from weaksam_d2.engine.pipeline.choice import open_pipeline
 from weaksam_d2.projects import add_all_configs
 
 
@@ -31,7 +34,7 @@ def parse_args() -> argparse.Namespace:
         action="append",
         default=[],
         metavar=("STAGE.KEY", "VALUE"),
-        help="a key of one stage (classifier, wsod, retrain or masks)",
+        help="a key of one trained stage: classifier, wsod, retrain, masks; or baseline, segment",
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
     args = parser.parse_args()
@@ -47,11 +50,11 @@ def main(args: argparse.Namespace) -> None:
     stage_opts: dict[str, list[str]] = {}
     for name, value in args.set:
         stage, _, key = name.partition(".")
-        if stage not in ("classifier", "wsod", "retrain", "masks") or not key:
-            raise ValueError(f"--set {name}: expected {{classifier,wsod,retrain,masks}}.KEY")
+        if not stage or not key:
+            raise ValueError(f"--set {name}: expected STAGE.KEY, such as wsod.SOLVER.MAX_ITER")
         stage_opts.setdefault(stage, []).extend([key, value])
     start_logging(args.output)
-    Pipeline(
+    open_pipeline(
         PipelineSettings(
             config_file=args.config_file,
             output=args.output,

@@ -17,6 +17,7 @@ _PARTS_WITH_REGISTERED_CLASSES = (
     "cams",  # registers the image classifier and its networks
     "wsod",  # registers the weakly supervised detector, its ROI heads, miners and losses
     "retrain",  # registers the RoI-drop heads
+    "segmentation",  # registers the segmentation heads
 )
 _USER_PROVIDED = ("torch", "torchvision", "detectron2")
 

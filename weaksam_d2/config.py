@@ -28,12 +28,16 @@ def _add_model(cfg: Any) -> None:
     cfg.MODEL.TIMM.NAME = ""  # a timm model that gives feature maps
     cfg.MODEL.TIMM.WEIGHTS = ""  # file | URL | "package:efficientnet-lite0"; "": random
     cfg.MODEL.TIMM.OUT_INDICES = (1, 2, 3, 4)  # timm feature indices; stride 2^(index+1)
+    # 8 or 16: later stages of a CNN are dilated instead (timm's output_stride); level index i is
+    # then named c<i+1>, as it is without dilation.
+    cfg.MODEL.TIMM.OUTPUT_STRIDE = 32
     cfg.MODEL.TIMM.FPN_CHANNELS = 256
     cfg.MODEL.TIMM.FREEZE_AT = 0  # freeze the stem and this many stages (5: whole network)
     cfg.MODEL.TIMM.FREEZE_NORM = True  # batch norm keeps its ImageNet statistics
 
     _add_classifier(cfg)
     _add_wsod(cfg)
+    _add_segmentation(cfg)
 
     drop = cfg.MODEL.ROI_DROP = CN()  # WeakSAM, Sec. 3.4, Eq. 1-2
     drop.MODE = "paper"  # paper | release_both | cls | reg | off
@@ -53,6 +57,20 @@ def _add_model(cfg: Any) -> None:
     # Weight of a RoI's loss: the score_norm of its pseudo box (extras.md, Sec. 4).
     drop.SCORE_WEIGHT = ""  # "": off | score_norm
     _add_query_drop(cfg)
+
+
+def _add_segmentation(cfg: Any) -> None:
+    # The keys of detectron2's DeepLab project, new ones all of them; a user may have added them.
+    if "LOSS_TYPE" not in cfg.MODEL.SEM_SEG_HEAD:
+        from detectron2.projects.deeplab import add_deeplab_config
+
+        add_deeplab_config(cfg)
+    head = cfg.MODEL.SEM_SEG_HEAD  # LOSS_TYPE of our heads: cross_entropy | clip (WeakTr)
+    head.CLIP_START = 1.2  # clip: losses are cut off once their mean is at most this
+    head.CLIP_PATCH = 120  # pixels, side of the windows whose mean a loss may not exceed
+    cfg.MODEL.WRN38 = CN()  # build_wrn38_backbone
+    cfg.MODEL.WRN38.WEIGHTS = ""  # file | URL: all of the network (tools/convert_wrn38.py)
+    cfg.MODEL.WRN38.WIDTH = 64  # channels of the first convolution; 64 is the published network
 
 
 def _add_query_drop(cfg: Any) -> None:
@@ -171,6 +189,12 @@ def _add_stages(cfg: Any) -> None:
     _add_maps_and_prompts(cfg.WEAKSAM)
     _add_proposals(cfg.WEAKSAM)
 
+    labels = cfg.WEAKSAM.LABELS = CN()  # semantic pseudo labels: wsss.md, Sec. 3.1 and 3.6
+    labels.SOURCE = "CAM"  # a LABEL_SOURCE: CAM (activation maps) | SEPL | BoxSAM (projects)
+    labels.BACKGROUND = "constant:0.43"  # score of background | "power:a": (1 - best class)^a
+    labels.CRF = ""  # dense CRF on the maps, a name of cams.CRF_SETTINGS; "": none
+    labels.CONFIDENCE = 0.0  # a pixel whose largest CRF probability is lower is ignored
+
     pgt = cfg.WEAKSAM.PSEUDO_GT = CN()  # WeakSAM, Sec. 3.3, Alg. 2
     pgt.RULE = "adaptive"  # adaptive | top1 | topk | threshold | all | sos | w2n
     pgt.SCORE_THRESH = 0.3  # tau_s, of the normalized score (adaptive)
@@ -205,6 +229,9 @@ def _add_stages(cfg: Any) -> None:
     cfg.PIPELINE.WSOD_CONFIG = ""
     cfg.PIPELINE.RETRAIN_CONFIG = ""
     cfg.PIPELINE.MASKS_CONFIG = ""  # a detector with masks, on pseudo masks; "": no such stage
+    cfg.PIPELINE.SEGMENTER_CONFIG = ""  # a segmenter; the pipeline then leads there
+    cfg.PIPELINE.BASELINE_CAMS_CONFIG = ""  # another classifier, to compare its maps and labels
+    cfg.PIPELINE.LABELS = ("CAM", "SEPL")  # label sources in order; CRF: CAM through the dense CRF
     cfg.PIPELINE.STAGES = ("cams", "prompts", "proposals", "wsod", "pseudo_gt", "retrain", "masks")
     cfg.PIPELINE.ROUNDS = 1  # of self-training: the retrained detector labels, a new one learns
     cfg.PIPELINE.SELECTIVE_SEARCH = True  # the baseline's boxes and recall as well
@@ -293,10 +320,13 @@ def _add_training(cfg: Any) -> None:
     cfg.DATASETS.TAGGED = ()  # (name, image folder, tags file) triples
     cfg.DATASETS.VOC = ()  # (name, root, split, year, classes): registers name_weak, name_eval
     cfg.DATASETS.PSEUDO_GT_TRAIN = ()  # pseudo_gt.json for each name in TRAIN
+    cfg.DATASETS.PSEUDO_LABELS_TRAIN = ()  # folder of label images for each name in TRAIN
     cfg.DATASETS.BOXES_TRAIN = ()  # annotated sets: WSOD with a few fully labelled images
     cfg.DATALOADER.BOXES_FRACTION = 0.0  # share of them in a batch, at least one; 0.25 is usual
     cfg.INPUT.MAPPER_NAME = ""  # registered DATASET_MAPPER; "": detectron2's own
     _add_classification(cfg.INPUT)
+    # SemSegMapper: INPUT.CROP.TYPE may also be "center", and
+    cfg.INPUT.COLOR_AUG_SSD = False  # brightness, contrast, saturation and hue (needs OpenCV)
     cfg.SOLVER.OPTIMIZER = "SGD"  # SGD | Adam | AdamW
     cfg.SOLVER.ACCUMULATION_STEPS = 1  # batches for each optimizer step
     cfg.SOLVER.LR_MULTIPLIERS = ()  # (regular expression of parameter names, factor) pairs
@@ -311,6 +341,9 @@ def _add_training(cfg: Any) -> None:
     cfg.TEST.RECALL_IOUS = (0.5, 0.75, 0.9)
     cfg.TEST.MASK_EVAL = "coco"  # AP at MASK_IOUS: coco (101 points) | voc (area, peers)
     cfg.TEST.MASK_IOUS = (0.25, 0.5, 0.7, 0.75)
+    # Views of semantic segmentation: probabilities are averaged over scales and mirror images.
+    cfg.TEST.SEM_SEG_SCALES = (1.0,)
+    cfg.TEST.SEM_SEG_FLIP = False
     cfg.TEST.BOOTSTRAP = 0  # resamples over images for confidence intervals; 0: none
     cfg.TEST.COCO_EVAL = "pycocotools"  # pycocotools | faster (extra "fasteval"), same figures
     cfg.TEST.EXCLUDE_IDS = ""  # file of image ids that no figure counts, one in a line

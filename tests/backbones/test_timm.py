@@ -235,3 +235,36 @@ def test_an_unknown_network_is_refused(name: str) -> None:
 def test_an_impossible_freeze_is_refused() -> None:
     with pytest.raises(ValueError, match="from 0 to 5, got 6"):
         make(freeze_at=6)
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_a_dilated_network_keeps_names_and_weights_and_has_smaller_strides(
+    cfg: Any, stride: int
+) -> None:
+    cfg.MODEL.TIMM.WEIGHTS = "package:efficientnet-lite0"
+    plain = build_backbone(cfg).eval()
+    cfg.MODEL.TIMM.OUTPUT_STRIDE = stride
+    dilated = build_backbone(cfg).eval()
+    assert dilated.size_divisibility == stride
+    outputs = dilated(IMAGES)
+    assert list(outputs) == ["c2", "c3", "c4", "c5"]
+    for key, spec in dilated.output_shape().items():
+        assert spec.channels == plain.output_shape()[key].channels
+        assert spec.stride == min(stride, plain.output_shape()[key].stride)
+        assert outputs[key].shape == (1, spec.channels, 64 // spec.stride, 96 // spec.stride)
+    theirs = plain.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in dilated.state_dict().items())
+    torch.testing.assert_close(outputs["c3"], plain(IMAGES)["c3"])
+
+
+def test_what_cannot_be_dilated_is_refused(cfg: Any) -> None:
+    cfg.MODEL.TIMM.OUTPUT_STRIDE = 4
+    with pytest.raises(ValueError, match="OUTPUT_STRIDE is 4, expected 8, 16 or 32"):
+        build_backbone(cfg)
+    cfg.MODEL.TIMM.OUTPUT_STRIDE, cfg.MODEL.BACKBONE.NAME = 8, "build_timm_fpn_backbone"
+    with pytest.raises(ValueError, match="OUTPUT_STRIDE is 8: .*double"):
+        build_backbone(cfg)
+    cfg.MODEL.BACKBONE.NAME = "build_timm_backbone"
+    cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.OUT_INDICES = "swin_tiny_patch4_window7_224", (0, 1)
+    with pytest.raises(ValueError, match="swin_tiny.* cannot be dilated"):
+        build_backbone(cfg)

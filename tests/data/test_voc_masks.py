@@ -146,14 +146,16 @@ def test_a_voc_folder_with_class_masks_gets_derived_truth(tmp_path: Path, forget
 def test_a_segmentation_split_is_weak_with_a_twin_that_has_masks(
     tmp_path: Path, forget: None
 ) -> None:
-    add_image(tmp_path, "x", "")
+    # Tags come from the names of all objects, difficult ones too, and from no mask.
+    add_image(tmp_path, "x", XML.format("dog", 1, 1, 1, 9, 9) + XML.format("cat", 0, 1, 1, 9, 9))
     for folder, value in (("Object", 1), ("Class", CAT)):
         labels = np.zeros((HEIGHT, WIDTH), np.uint8)
         labels[2:10, 3:13] = value
         save_labels(tmp_path / f"Segmentation{folder}/x.png", labels)
     register_voc_segmentation("drawn_seg", root=tmp_path, split="val", year=2012)
     (record,) = weak_records("drawn_seg_weak")
-    assert record["image_labels"] == [7] and "annotations" not in record
+    assert record["image_labels"] == [7, 11] and "annotations" not in record
+    assert MetadataCatalog.get("drawn_seg_weak").difficult_in_labels
     twin = MetadataCatalog.get("drawn_seg_weak").mask_evaluation_name
     assert (
         twin == "drawn_seg_eval" and "segmentation" in DatasetCatalog.get(twin)[0]["annotations"][0]

@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from weaksam_d2.ops import fuse_scales, iter_fused_maps, max_pool_same, normalize_map
+from weaksam_d2.ops import (
+    divide_by_maximum,
+    fuse_scales,
+    iter_fused_maps,
+    max_pool_same,
+    normalize_map,
+)
 
 
 def naive_pool(m: np.ndarray, window: int) -> np.ndarray:
@@ -78,6 +84,21 @@ def test_fusion_does_not_change_its_input() -> None:
     before = scale.clone()
     fuse_scales([scale, scale], (4, 4))
     assert torch.equal(scale, before)
+
+
+def test_division_by_the_maximum_subtracts_no_minimum() -> None:
+    maps = torch.tensor([[[2.0, 1.0], [0.5, -3.0]], [[-1.0, -2.0], [0.0, -4.0]]])
+    scaled = divide_by_maximum(maps)
+    torch.testing.assert_close(scaled[0], torch.tensor([[2, 1], [0.5, 0]]) / (2 + 1e-5))
+    assert not scaled[1].any()  # no positive value: empty, not a division by zero
+    broken = divide_by_maximum(torch.tensor([[[float("inf"), 1.0]], [[4.0, 1.0]]]))
+    assert not broken[0].any() and broken[1, 0, 0] == pytest.approx(1, abs=1e-5)
+    assert divide_by_maximum(maps.double()).dtype == torch.float64
+    fused = fuse_scales([maps, maps], (2, 2), normalize="max")
+    torch.testing.assert_close(fused, divide_by_maximum(2 * maps))
+    torch.testing.assert_close(fuse_scales([maps], (2, 2), normalize="minmax"), normalize_map(maps))
+    with pytest.raises(ValueError, match=r"normalize is 'sum', expected one of \['max', 'minmax'"):
+        fuse_scales([maps], (2, 2), normalize="sum")
 
 
 def test_no_classes_give_no_maps_and_no_scales_are_refused() -> None:

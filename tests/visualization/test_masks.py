@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from weaksam_d2.artifacts import Proposals
 from weaksam_d2.ops import encode_rle
-from weaksam_d2.visualization import draw_detections, draw_pseudo_gt
+from weaksam_d2.visualization import draw_detections, draw_mask_set, draw_pseudo_gt
 from weaksam_d2.visualization.masks import tint_masks
 
 IMAGE = np.full((60, 80, 3), 200, np.uint8)
@@ -44,3 +45,15 @@ def test_entries_with_masks_are_drawn_with_them(draw) -> None:
     )
     inside = (slice(130, 180), slice(130, 190))
     assert (plain[inside] == 200).all() and not (tinted[inside] == 200).all(axis=2).any()
+
+
+def test_a_mask_set_shows_the_smaller_of_two_masks_on_top_in_another_color() -> None:
+    big, small = code(0, 0, 60, 50), code(10, 10, 30, 30)
+    for order in ((big, small), (small, big)):
+        masks = tuple(row["counts"].encode() for row in order)
+        boxes = np.array([[0, 0, 60, 50], [10, 10, 30, 30]], np.float32)
+        picture = draw_mask_set(IMAGE, Proposals(boxes, (60, 80), masks=masks))
+        assert picture[20, 20].tolist() != picture[45, 55].tolist() != [200, 200, 200]
+        assert picture[55, 70].tolist() == [200, 200, 200]
+    with pytest.raises(ValueError, match="SAVE_MASKS"):
+        draw_mask_set(IMAGE, Proposals(boxes, (60, 80)))

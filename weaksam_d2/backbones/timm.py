@@ -27,10 +27,13 @@ __all__ = [
 ]
 
 LITE0_SOURCE = "package:efficientnet-lite0"
+WHOLE_STRIDE = 32  # of a network that is not dilated
 WHOLE_NETWORK = 5  # feature levels of a timm network with strides 2 to 32
 
 
-def load_timm_features(name: str, out_indices: Sequence[int], weights: str = "") -> nn.Module:
+def load_timm_features(
+    name: str, out_indices: Sequence[int], weights: str = "", *, output_stride: int = 32
+) -> nn.Module:
     """Make a timm network that gives a list of feature maps, with all its weights loaded.
 
     Args:
@@ -39,25 +42,45 @@ def load_timm_features(name: str, out_indices: Sequence[int], weights: str = "")
         out_indices: feature indices; index i has stride 2^(i+1) in most CNNs, and is the block
             in a plain vision transformer.
         weights: "" for random ones, ``package:efficientnet-lite0``, a URL or a file.
+        output_stride: 8 or 16: what would have a larger stride is dilated instead.
 
     Raises:
-        ValueError: if timm has no such network or the weights do not cover all of it; names the
-            first parameters that are missing or have another shape.
+        ValueError: if timm has no such network, it cannot be dilated, or the weights do not cover
+            all of it; names the first parameters that are missing or have another shape.
     """
     if not name or not timm.is_model(name):
         raise ValueError(f"MODEL.TIMM.NAME is {name!r}, which is not a model of timm")
-    network = _create(name, tuple(out_indices))
+    network = _create(name, tuple(out_indices), _dilation(output_stride))
     if weights:
         _load_all(_body(network), _read_weights(name, weights), source=f"{weights!r} for {name}")
     return network
 
 
-def _create(name: str, out_indices: tuple[int, ...]) -> nn.Module:
+def _dilation(output_stride: int) -> dict[str, Any]:
+    """The argument of a network's constructor that keeps its stride down; none for 32."""
+    if output_stride not in (8, 16, WHOLE_STRIDE):
+        raise ValueError(f"MODEL.TIMM.OUTPUT_STRIDE is {output_stride}, expected 8, 16 or 32")
+    return {} if output_stride == WHOLE_STRIDE else {"output_stride": output_stride}
+
+
+def _create(name: str, out_indices: tuple[int, ...], options: dict[str, Any]) -> nn.Module:
     """Make the network so that it gives (N, C, H, W) for images of any size."""
     make: Callable[..., nn.Module] = functools.partial(
-        timm.create_model, name, features_only=True, out_indices=out_indices, pretrained=False
+        timm.create_model,
+        name,
+        features_only=True,
+        out_indices=out_indices,
+        pretrained=False,
+        **options,
     )
-    network = make()
+    try:
+        network = make()
+    except TypeError as error:
+        if not options:
+            raise
+        raise ValueError(
+            f"MODEL.TIMM.NAME {name!r} cannot be dilated; set MODEL.TIMM.OUTPUT_STRIDE to 32"
+        ) from error
     if str(getattr(network, "output_fmt", "NCHW")).endswith("NHWC"):
         make = functools.partial(make, feature_cls="getter")
         network = make()
@@ -118,9 +141,19 @@ def _load_all(network: nn.Module, state: dict[str, Tensor], *, source: str) -> N
 
 
 class TimmBackbone(Backbone):
-    """Feature maps ``c2`` ... ``c5`` (stride 2^n, rounded down) of a timm network."""
+    """Feature maps ``c2`` ... ``c5`` (stride 2^n, rounded down) of a timm network.
 
-    def __init__(self, network: nn.Module, *, freeze_at: int = 0, freeze_norm: bool = True) -> None:
+    A dilated network has the same names, level index i is ``c<i+1>``, and smaller strides.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        freeze_at: int = 0,
+        freeze_norm: bool = True,
+        dilated: bool = False,
+    ) -> None:
         """Wrap a network of :func:`load_timm_features`.
 
         Args:
@@ -128,6 +161,7 @@ class TimmBackbone(Backbone):
             freeze_at: stem and this many feature levels (blocks of a plain vision transformer)
                 do not learn; 5: the whole network, which then runs without a graph.
             freeze_norm: every batch norm keeps statistics and affine parameters.
+            dilated: strides do not tell the levels apart.
 
         Raises:
             ValueError: if ``freeze_at`` is not from 0 to 5, or two levels have one stride.
@@ -139,6 +173,8 @@ class TimmBackbone(Backbone):
         info: Any = network.feature_info
         strides, channels = list(info.reduction()), list(info.channels())
         names = [f"c{int(math.log2(stride))}" for stride in strides]
+        if dilated:
+            names = [f"c{index + 1}" for index in info.out_indices]
         if len(set(names)) < len(names):
             raise ValueError(
                 f"MODEL.TIMM.OUT_INDICES names levels of strides {strides}; name one for each "
@@ -270,9 +306,12 @@ def build_timm_backbone(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
         raise ValueError(f"a timm backbone takes 3 channels, the input has {input_shape.channels}")
     node = cfg.MODEL.TIMM
     return TimmBackbone(
-        load_timm_features(node.NAME, node.OUT_INDICES, node.WEIGHTS),
+        load_timm_features(
+            node.NAME, node.OUT_INDICES, node.WEIGHTS, output_stride=node.OUTPUT_STRIDE
+        ),
         freeze_at=node.FREEZE_AT,
         freeze_norm=node.FREEZE_NORM,
+        dilated=node.OUTPUT_STRIDE != WHOLE_STRIDE,
     )
 
 
@@ -285,6 +324,11 @@ def build_timm_concat_backbone(cfg: Any, input_shape: ShapeSpec) -> ConcatLevels
 @BACKBONE_REGISTRY.register()
 def build_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
     """Build detectron2's FPN on the levels: ``p<n>`` for each ``c<n>``, and one level more."""
+    if cfg.MODEL.TIMM.OUTPUT_STRIDE != WHOLE_STRIDE:
+        raise ValueError(
+            f"MODEL.TIMM.OUTPUT_STRIDE is {cfg.MODEL.TIMM.OUTPUT_STRIDE}: the levels of a pyramid "
+            "need strides that double, set it to 32 or use build_timm_backbone"
+        )
     bottom_up = build_timm_backbone(cfg, input_shape)
     levels = list(bottom_up.output_shape())
     return FPN(

@@ -51,6 +51,7 @@ class CamNetwork(nn.Module):
     heads: int = 0
     blocks: tuple[int, ...] = ()
     cross_rows: str = "class"  # a row of cross is of a "class", or the only one is of the "image"
+    normalize: str = "minmax"  # how maps are made comparable: "minmax" | "max" (ops.fuse_scales)
     pretrained: bool = False  # built with weights that classify: there is nothing left to train
 
     def class_logits(
@@ -76,6 +77,8 @@ class ImageClassifier(nn.Module):
     training, ``image_labels`` (int64 (m,), contiguous classes); it may hold ``negative_labels``
     and ``unknown_labels``. The loss is the mean over the classes that are known.
     """
+
+    classifies_images = True  # evaluated by its tags
 
     @configurable
     def __init__(

@@ -25,19 +25,26 @@ from weaksam_d2.data.box_supervision import (
     boxed_records,
     train_proposal_files,
 )
+from weaksam_d2.data.datasets.label_images import register_voc_labels
 from weaksam_d2.data.datasets.registration import refuse_weak
 from weaksam_d2.data.datasets.subset import register_subset
 from weaksam_d2.data.datasets.tagged_folder import register_tagged_folder
-from weaksam_d2.data.datasets.voc import register_voc_evaluation, register_voc_weak
+from weaksam_d2.data.datasets.voc import (
+    VOC_CLASSES,
+    register_voc_evaluation,
+    register_voc_weak,
+)
 from weaksam_d2.data.datasets.voc_masks import register_voc_masks
 from weaksam_d2.data.image_labels import validate_weak_records
 from weaksam_d2.data.pseudo_gt import register_pseudo_gt_of
+from weaksam_d2.data.pseudo_labels import label_records, pseudo_label_sets
 from weaksam_d2.data.samplers import (
     ComposedTrainingSampler,
     ResumableSampler,
     SeededDataset,
     build_train_sampler,
 )
+from weaksam_d2.data.sem_seg_mapper import reads_label_images
 from weaksam_d2.data.stored_proposals import name_store, proposal_files, read_store
 from weaksam_d2.data.weak_mapper import DATASET_MAPPER_REGISTRY
 
@@ -52,14 +59,15 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 Records = list[dict[str, Any]]
+_TEST_SECRETS = ("image_labels", "sem_seg_file_name")  # what no model needs to be tested
 
 
 def prepare_datasets(cfg: Any) -> None:
     """Make the data sets of a config available; doing it twice changes nothing.
 
     Imports ``DATASETS.REGISTER``, registers ``DATASETS.TAGGED`` and ``DATASETS.VOC`` (as
-    ``name_weak`` and ``name_eval``, where there are class masks also ``name_masks``) and every
-    ``name@N`` of ``DATASETS.TRAIN``, ``TEST`` and ``BOXES_TRAIN``.
+    ``name_weak`` and ``name_eval``, where there are class masks also ``name_masks`` and
+    ``name_labels``) and every ``name@N`` of ``DATASETS.TRAIN``, ``TEST`` and ``BOXES_TRAIN``.
 
     Raises:
         ValueError: an entry of the wrong form. ModuleNotFoundError: a module that is not there.
@@ -93,6 +101,9 @@ def _register_voc_pair(
     if (Path(root) / "SegmentationClass").is_dir():
         register_voc_masks(f"{name}_masks", **common)
         MetadataCatalog.get(f"{name}_weak").set(mask_evaluation_name=f"{name}_masks")
+        if set(chosen) <= set(VOC_CLASSES):  # the values of other classes are not known
+            register_voc_labels(f"{name}_labels", **common)
+            MetadataCatalog.get(f"{name}_weak").set(sem_seg_evaluation_name=f"{name}_labels")
 
 
 def weak_records(name: str) -> Records:
@@ -115,17 +126,22 @@ def build_train_loader(cfg: Any, **loader_arguments: Any) -> Any:
 
     ``INPUT.MAPPER_NAME`` chooses the mapper and with it the kind of data: "" is detectron2's own
     with annotated sets (or the pseudo ground truth of ``DATASETS.PSEUDO_GT_TRAIN``), every other
-    name takes weak sets, unless that mapper ``takes_annotations``. The order is a function of
-    ``SEED`` if that is set. With ``SOLVER.EXACT_RESUME`` the samples are too, whatever the number
-    of workers, and :func:`skip_iterations` works. With ``DATASETS.BOXES_TRAIN`` a batch ends with
-    fully labelled images (:class:`BoxSupervisionMapper`). Further arguments go to the loader.
+    name takes weak sets, unless that mapper ``takes_annotations``. A mapper that ``takes_labels``
+    has sets with label images (or the folders of ``DATASETS.PSEUDO_LABELS_TRAIN``). The order is
+    a function of ``SEED`` if that is set. With ``SOLVER.EXACT_RESUME`` the samples are too,
+    whatever the number of workers, and :func:`skip_iterations` works. With
+    ``DATASETS.BOXES_TRAIN`` a batch ends with fully labelled images
+    (:class:`BoxSupervisionMapper`). Further arguments go to the loader.
 
     Raises:
         ValueError: a weak set without pseudo ground truth under detectron2's mapper, an annotated
         one under a weak mapper, or a sampler that counts annotations of weak sets.
     """
     weak, mapper = _build_mapper(cfg, True)
-    records = _weak_train_records(cfg) if weak else _annotated_train_records(cfg)
+    if _takes_labels(cfg):
+        records = _label_train_records(cfg)
+    else:
+        records = _weak_train_records(cfg) if weak else _annotated_train_records(cfg)
     # A seeded order of batches also needs seeded worker processes (they draw augmentations).
     seed = cfg.SEED if cfg.SEED >= 0 else None
     loader_arguments.setdefault("seed", seed)
@@ -213,7 +229,7 @@ def build_test_loader(cfg: Any, dataset_name: str) -> Any:
         attach: Callable[[Records, str], Records] = name_store
     else:
         records = [
-            {key: value for key, value in record.items() if key != "image_labels"}
+            {key: value for key, value in record.items() if key not in _TEST_SECRETS}
             for record in get_detection_dataset_dicts(dataset_name, filter_empty=False)
         ]
         attach = read_store
@@ -231,6 +247,32 @@ def build_test_loader(cfg: Any, dataset_name: str) -> Any:
         sampler=InferenceSampler(len(records)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
+
+
+def _takes_labels(cfg: Any) -> bool:
+    """Whether to train on label images; ValueError: there are some, and the mapper reads none."""
+    takes = reads_label_images(cfg)
+    if cfg.DATASETS.PSEUDO_LABELS_TRAIN and not takes:
+        raise ValueError(
+            "DATASETS.PSEUDO_LABELS_TRAIN holds label images, which INPUT.MAPPER_NAME "
+            f"{cfg.INPUT.MAPPER_NAME!r} does not read; semantic segmentation needs 'SemSegMapper'"
+        )
+    return takes
+
+
+def _label_train_records(cfg: Any) -> Records:
+    names, folders = _train_names(cfg), cfg.DATASETS.PSEUDO_LABELS_TRAIN
+    if cfg.DATASETS.PSEUDO_GT_TRAIN:
+        raise ValueError(
+            f"INPUT.MAPPER_NAME '{cfg.INPUT.MAPPER_NAME}' reads label images, and "
+            "DATASETS.PSEUDO_GT_TRAIN holds boxes; name folders in DATASETS.PSEUDO_LABELS_TRAIN"
+        )
+    _check_same_classes(names)
+    if folders:
+        return label_records(pseudo_label_sets(names, folders))
+    records = label_records(names)
+    logger.warning("%s: training on true label images, which is full supervision", names)
+    return records
 
 
 def _weak_train_records(cfg: Any) -> Records:

@@ -1,4 +1,4 @@
-"""Figures about proposals, detections and image tags."""
+"""Figures about proposals, detections, label maps and image tags."""
 
 from weaksam_d2.evaluation.bootstrap import (
     batched_intervals,
@@ -14,6 +14,9 @@ from weaksam_d2.evaluation.coverage import Coverage, counted_objects, measure_co
 from weaksam_d2.evaluation.detections_writer import DetectionsWriter, detection_entries
 from weaksam_d2.evaluation.exclusion import ExcludingEvaluator, read_image_ids
 from weaksam_d2.evaluation.failures import Failure, find_failures
+from weaksam_d2.evaluation.label_figures import LabelFigures, LabelTally, evaluate_labels
+from weaksam_d2.evaluation.label_table import label_table
+from weaksam_d2.evaluation.label_truth import TrueLabels, truth_name, truth_reader
 from weaksam_d2.evaluation.mask_matching import TrueMasks, match_masks
 from weaksam_d2.evaluation.masks import MaskEvaluator, compute_mask_ap
 from weaksam_d2.evaluation.multilabel import MultilabelEvaluator, compute_multilabel_ap
@@ -35,6 +38,7 @@ from weaksam_d2.evaluation.recall_table import (
     recall_table,
     table_rows,
 )
+from weaksam_d2.evaluation.sem_seg import WSSSEvaluator
 from weaksam_d2.evaluation.store_views import StoreView, first_boxes, source_views
 from weaksam_d2.evaluation.submission import (
     read_voc_results,
@@ -60,12 +64,16 @@ __all__ = [
     "ExcludingEvaluator",
     "Failure",
     "GroundTruth",
+    "LabelFigures",
+    "LabelTally",
     "MaskEvaluator",
     "MultilabelEvaluator",
     "ProposalRecallEvaluator",
     "RecallSettings",
     "StoreView",
+    "TrueLabels",
     "TrueMasks",
+    "WSSSEvaluator",
     "WeakVOCEvaluator",
     "average_recall",
     "batched_intervals",
@@ -84,9 +92,11 @@ __all__ = [
     "counted_objects",
     "covered_iou",
     "detection_entries",
+    "evaluate_labels",
     "evaluate_store",
     "find_failures",
     "first_boxes",
+    "label_table",
     "match_classes",
     "match_masks",
     "measure_coverage",
@@ -102,6 +112,8 @@ __all__ = [
     "source_views",
     "store_boxes",
     "table_rows",
+    "truth_name",
+    "truth_reader",
     "write_coco_results",
     "write_voc_results",
 ]

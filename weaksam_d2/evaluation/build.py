@@ -9,14 +9,17 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
+from detectron2.modeling import META_ARCH_REGISTRY
 
-from weaksam_d2.artifacts import CategoryMap
+from weaksam_d2.artifacts import CategoryMap, LabelSpace
 from weaksam_d2.evaluation.coco import CocoBoxEvaluator
 from weaksam_d2.evaluation.corloc import CorLocEvaluator
 from weaksam_d2.evaluation.detections_writer import DetectionsWriter
 from weaksam_d2.evaluation.exclusion import ExcludingEvaluator, read_image_ids
+from weaksam_d2.evaluation.label_truth import truth_reader
 from weaksam_d2.evaluation.masks import MaskEvaluator
 from weaksam_d2.evaluation.multilabel import MultilabelEvaluator
+from weaksam_d2.evaluation.sem_seg import WSSSEvaluator
 from weaksam_d2.evaluation.voc import WeakVOCEvaluator
 
 __all__ = ["build_evaluator", "build_mask_evaluator"]
@@ -65,6 +68,22 @@ _BUILDERS: Mapping[str, Callable[[CfgNode, _Split], list[DatasetEvaluator]]] = {
     "coco": _coco,
 }
 
+# The architectures whose outputs are label maps, each with when they are.
+_SEGMENTERS: Mapping[str, Callable[[CfgNode], bool]] = {
+    "SemanticSegmentor": lambda cfg: True,
+    "Mask2Former": lambda cfg: bool(cfg.MODEL.MASK2FORMER.TASK == "semantic"),
+}
+
+
+def classifies_images(cfg: CfgNode) -> bool:
+    """Whether the model gives tags: ``ImageClassifier``, or one that says so of itself.
+
+    Such a meta architecture has the attribute ``classifies_images``, true.
+    """
+    name = cfg.MODEL.META_ARCHITECTURE
+    known = META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
+    return name == "ImageClassifier" or bool(getattr(known, "classifies_images", False))
+
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path) -> DatasetEvaluator:
     """Build the evaluators of a registered data set.
@@ -74,7 +93,9 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path) -> 
     (``coco_bbox``), "coco" COCO AP (``bbox``), both CorLoc (``corloc``) and, of a detector with
     masks, mask AP (``segm``) where there are true masks; "none" no figure. In all
     cases detections go to ``detections.json`` in ``output_dir``. A classifier
-    (``MODEL.META_ARCHITECTURE`` "ImageClassifier") gets tag mAP (``tags``) instead.
+    (``MODEL.META_ARCHITECTURE`` "ImageClassifier") gets tag mAP (``tags``) instead, and a
+    segmenter mIoU (``sem_seg``) on the set that ``sem_seg_evaluation_name`` names; its label maps
+    go to ``labels`` in ``output_dir``.
 
     With ``MODEL.WSOD.TEST_LABEL_FILTER`` detections know the tags of their image; AP of such
     detections is refused, CorLoc remains. Images that the file ``TEST.EXCLUDE_IDS`` lists are in
@@ -84,6 +105,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path) -> 
     Raises:
         ValueError: for another evaluator type.
     """
+    if _SEGMENTERS.get(cfg.MODEL.META_ARCHITECTURE, lambda _: False)(cfg):
+        return _label_evaluator(cfg, dataset_name, Path(output_dir))
     metadata = MetadataCatalog.get(dataset_name)
     kind = metadata.get("evaluator_type", "none")
     if kind != "none" and kind not in _BUILDERS:
@@ -94,19 +117,42 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path) -> 
     records = DatasetCatalog.get(dataset_name)
     output, excluded = Path(output_dir), read_image_ids(cfg.TEST.EXCLUDE_IDS)
     remaining = [record for record in records if str(record["image_id"]) not in excluded]
-    if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
+    if classifies_images(cfg):
         figures: list[DatasetEvaluator] = [MultilabelEvaluator(remaining, metadata.thing_classes)]
     else:
         figures = _detection_figures(cfg, kind, dataset_name, excluded)
     if cfg.TEST.EXCLUDE_IDS and figures:
         left_out = [str(r["image_id"]) for r in records if str(r["image_id"]) in excluded]
         figures = [ExcludingEvaluator(figures, left_out, total=len(records), folder=output)]
-    if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
+    if classifies_images(cfg):
         return figures[0]
     categories = CategoryMap.from_metadata(metadata)
     return DatasetEvaluators(
         [*figures, DetectionsWriter(records, categories, output / "detections.json")]
     )
+
+
+def _label_evaluator(cfg: CfgNode, dataset_name: str, output: Path) -> DatasetEvaluator:
+    metadata = MetadataCatalog.get(dataset_name)
+    space = LabelSpace.from_metadata(dataset_name, metadata)
+    image_ids = [str(record["image_id"]) for record in DatasetCatalog.get(dataset_name)]
+    excluded = read_image_ids(cfg.TEST.EXCLUDE_IDS)
+    arguments: dict[str, Any] = {"output_dir": output, "bootstrap": cfg.TEST.BOOTSTRAP}
+    named = metadata.get("sem_seg_evaluation_name", "")
+    if not named and metadata.get("evaluator_type", "none") == "none":
+        logger.info("%r has no true label maps: mIoU is not measured", dataset_name)
+        return WSSSEvaluator(image_ids, space, **arguments)
+    truth = truth_reader(dataset_name)
+    space.check_same(truth.space, f"data set {truth.name!r}")
+    counted = [image_id for image_id in truth.image_ids if image_id not in excluded]
+    logger.info("label maps are compared with %d of %r", len(counted), truth.name)
+    evaluator = WSSSEvaluator(image_ids, space, truth=truth, truth_ids=counted, **arguments)
+    if not cfg.TEST.EXCLUDE_IDS:
+        return evaluator
+    left_out = [image_id for image_id in image_ids if image_id in excluded]
+    # The label maps of all images are written, so it does not stand between.
+    counts = ExcludingEvaluator([], left_out, total=len(image_ids), folder=output)
+    return DatasetEvaluators([evaluator, counts])
 
 
 def _detection_figures(

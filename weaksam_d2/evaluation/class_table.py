@@ -30,7 +30,11 @@ def class_table(results: Mapping[str, Mapping[str, Any]]) -> str:
         [cls, *(_number(values.get(cls, float("nan"))) for values in columns.values())]
         for cls in classes
     ]
-    means = [results[task].get(metric, float("nan")) for task, metric in columns]
+    means = [
+        # The mean of a class's "IoU" is called "mIoU".
+        results[task].get(metric, results[task].get(f"m{metric}", float("nan")))
+        for task, metric in columns
+    ]
     rows.append(["mean", *(_number(float(mean)) for mean in means)])
     align = ("left", *("right" for _ in titles))
     return str(tabulate(rows, headers=["class", *titles], colalign=align, disable_numparse=True))

@@ -9,6 +9,7 @@ from pycocotools import mask as coco_mask
 
 from weaksam_d2.evaluation.collect import Detections, GroundTruth
 from weaksam_d2.evaluation.voc import ClassMatches
+from weaksam_d2.ops import to_rle
 
 __all__ = ["TrueMasks", "masks_of", "match_masks"]
 
@@ -37,17 +38,9 @@ class TrueMasks:
                     f"an object of image {record['image_id']!r} has no segmentation; mask AP needs "
                     "a data set with true masks (mask_evaluation_name in its metadata)"
                 )
-            masks.append(_rle(row["segmentation"], size))
+            masks.append(to_rle(row["segmentation"], size))
         truth = GroundTruth.from_record(record, num_classes=num_classes)
         return cls(replace(truth, size=size), tuple(masks))
-
-
-def _rle(segmentation: Any, size: tuple[int, int]) -> Rle:
-    if isinstance(segmentation, list):
-        return dict(coco_mask.merge(coco_mask.frPyObjects(segmentation, *size)))
-    if isinstance(segmentation["counts"], list):
-        return dict(coco_mask.frPyObjects(segmentation, *size))
-    return dict(segmentation)
 
 
 def match_masks(

@@ -7,6 +7,7 @@ from weaksam_d2.ops.affinity import (
     sinkhorn,
     symmetrize,
 )
+from weaksam_d2.ops.argmax import best_labels
 from weaksam_d2.ops.boxes import (
     box_area,
     clip_boxes,
@@ -15,6 +16,20 @@ from weaksam_d2.ops.boxes import (
     pairwise_iof,
     pairwise_iou,
     valid_boxes,
+)
+from weaksam_d2.ops.confusion import (
+    ClassCounts,
+    class_counts,
+    confusion_matrix,
+    false_discovery_rate,
+    ignored_ratio,
+    iou_per_class,
+    mean_over_classes,
+    miss_rate,
+    precision_per_class,
+    recall_per_class,
+    threshold_histogram,
+    threshold_matrices,
 )
 from weaksam_d2.ops.drop import (
     kept_mean,
@@ -27,8 +42,22 @@ from weaksam_d2.ops.drop import (
 )
 from weaksam_d2.ops.dropblock import apply_drop_block, sample_centers
 from weaksam_d2.ops.fusion import Fused, fuse_nms, fuse_weighted
+from weaksam_d2.ops.label_maps import (
+    add_background,
+    background_score,
+    cam_to_label,
+    ignore_uncertain,
+    paint_order,
+    paint_regions,
+)
 from weaksam_d2.ops.loss_bins import LossBins, bin_losses
-from weaksam_d2.ops.maps import fuse_scales, iter_fused_maps, max_pool_same, normalize_map
+from weaksam_d2.ops.maps import (
+    divide_by_maximum,
+    fuse_scales,
+    iter_fused_maps,
+    max_pool_same,
+    normalize_map,
+)
 from weaksam_d2.ops.masks import (
     decode_rle,
     encode_rle,
@@ -49,8 +78,10 @@ from weaksam_d2.ops.matching import (
 )
 from weaksam_d2.ops.mil import image_level_loss, mil_scores
 from weaksam_d2.ops.nms import batched_nms, nms, unscored_nms
+from weaksam_d2.ops.painting import paint_first_wins, to_rle
 from weaksam_d2.ops.pcl import cluster_loss, graph_centers, top_cluster
 from weaksam_d2.ops.peaks import cluster_members, cluster_points, find_peaks, grid_points
+from weaksam_d2.ops.pixel_losses import clip_pixel_losses, pixel_cross_entropy
 from weaksam_d2.ops.pseudo_gt import (
     Selection,
     select_adaptive,
@@ -79,28 +110,38 @@ from weaksam_d2.ops.views import image_to_view, view_to_image
 
 __all__ = [
     "Assignment",
+    "ClassCounts",
     "LossBins",
     "Fused",
     "Matches",
     "Seeds",
     "Selection",
     "activation_box_mask",
+    "add_background",
     "apply_drop_block",
     "assign_to_seeds",
+    "background_score",
     "batched_nms",
     "best_iou",
+    "best_labels",
     "bin_losses",
     "bootstrap_indices",
     "box_area",
+    "cam_to_label",
+    "class_counts",
     "clip_boxes",
+    "clip_pixel_losses",
     "cluster_loss",
     "cluster_members",
     "cluster_points",
+    "confusion_matrix",
     "corloc_hits",
     "decode_rle",
     "deduplicate",
+    "divide_by_maximum",
     "encode_boxes",
     "encode_rle",
+    "false_discovery_rate",
     "find_peaks",
     "fuse_nms",
     "fuse_scales",
@@ -108,28 +149,39 @@ __all__ = [
     "grad_cam",
     "grid_points",
     "graph_centers",
+    "ignore_uncertain",
+    "ignored_ratio",
     "image_level_loss",
     "image_to_view",
     "iou_matrix",
+    "iou_per_class",
     "iter_fused_maps",
     "kept_mean",
     "masks_to_boxes",
     "match_detections",
     "max_pool_same",
     "mean_cosine_similarity",
+    "mean_over_classes",
     "mil_scores",
+    "miss_rate",
     "mist",
     "near_maximum",
     "nms",
     "normalize_map",
     "one2one_recall_iou",
+    "paint_order",
+    "paint_regions",
+    "paint_first_wins",
     "pairwise_iof",
     "pairwise_iou",
     "percentile_loss",
+    "pixel_cross_entropy",
     "precision_recall",
+    "precision_per_class",
     "propagate",
     "query_drop_mask",
     "query_rank_loss",
+    "recall_per_class",
     "refinement_norm",
     "resampled_ap",
     "resampled_counts",
@@ -149,6 +201,9 @@ __all__ = [
     "sinkhorn",
     "stability_score",
     "symmetrize",
+    "threshold_histogram",
+    "threshold_matrices",
+    "to_rle",
     "top_cluster",
     "top_scoring",
     "unscored_nms",

@@ -1,7 +1,7 @@
 """Functions on activation maps: normalization, fusion of scales, max-pooling."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,13 @@ from scipy.ndimage import maximum_filter
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["fuse_scales", "iter_fused_maps", "max_pool_same", "normalize_map"]
+__all__ = [
+    "divide_by_maximum",
+    "fuse_scales",
+    "iter_fused_maps",
+    "max_pool_same",
+    "normalize_map",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +42,30 @@ def normalize_map(m: Tensor, eps: float = 1e-8) -> Tensor:
     return (m - low) / (high - low + eps)
 
 
+def divide_by_maximum(m: Tensor, eps: float = 1e-5) -> Tensor:
+    """Scale the positive part of each map to [0, 1) by its own maximum.
+
+    m: (..., H, W). eps: added to the maximum. Returns float32 (float64 stays) of the same shape. A
+    map without a positive value becomes zero, and so does one with a value that is not finite.
+    wsss.md, Sec. 6.5 (S2C).
+    """
+    m = m if m.dtype == torch.float64 else m.float()
+    finite = torch.isfinite(m).all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
+    if not bool(finite.all()):
+        logger.warning(
+            "%d maps have values that are not finite and count as empty", (~finite).sum()
+        )
+    m = torch.where(finite, m.clamp(min=0), torch.zeros_like(m))
+    return m / (m.amax(dim=(-2, -1), keepdim=True) + eps)
+
+
 def iter_fused_maps(
-    maps: Sequence[Tensor], size: tuple[int, int], *, eps: float = 1e-8, chunk: int = 64
+    maps: Sequence[Tensor],
+    size: tuple[int, int],
+    *,
+    eps: float | None = None,
+    chunk: int = 64,
+    normalize: str = "minmax",
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield the fused maps of ``fuse_scales`` a few at a time, for many maps in bounded memory.
 
@@ -52,6 +80,9 @@ def iter_fused_maps(
         raise ValueError(f"the maps of each scale must be (n, h, w) of one n, got {shapes}")
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
+    if normalize not in _NORMALIZE:
+        raise ValueError(f"normalize is {normalize!r}, expected one of {sorted(_NORMALIZE)}")
+    options = {} if eps is None else {"eps": eps}
     for start in range(0, counts[0], chunk):
         total: Tensor | None = None
         for scale in maps:
@@ -59,20 +90,34 @@ def iter_fused_maps(
             full = F.interpolate(part, size=size, mode="bilinear", align_corners=False)[0]
             total = full if total is None else total.add_(full)
         assert total is not None
-        yield start, normalize_map(total, eps)
+        yield start, _NORMALIZE[normalize](total, **options)
+
+
+# What a store of activation maps may ask for, by the name that it has there.
+_NORMALIZE: dict[str, Callable[..., Tensor]] = {
+    "minmax": normalize_map,
+    "max": divide_by_maximum,
+}
 
 
 def fuse_scales(
-    maps: Sequence[Tensor], size: tuple[int, int], *, eps: float = 1e-8, chunk: int = 64
+    maps: Sequence[Tensor],
+    size: tuple[int, int],
+    *,
+    eps: float | None = None,
+    chunk: int = 64,
+    normalize: str = "minmax",
 ) -> Tensor:
     """Upsample the maps of several scales to the image, add them, normalize each to [0, 1].
 
     maps: one (n, h, w) tensor for each scale, in which the mirrored view is already flipped back
-    and added. size: (height, width) of the image. eps: see ``normalize_map``. chunk: maps that are
-    upsampled at once. Returns float32 (n, height, width). Raises ValueError without scales or if
-    their n differ. WeakSAM, Sec. 3.1.
+    and added. size: (height, width) of the image. normalize: "minmax" (``normalize_map``) or "max"
+    (``divide_by_maximum``); eps: see there; None: theirs. chunk: maps that are upsampled at once.
+    Returns float32 (n, height, width). Raises ValueError without scales, if their n differ, or for
+    another ``normalize``. WeakSAM, Sec. 3.1; wsss.md, Sec. 1.1.
     """
-    parts = [part for _, part in iter_fused_maps(maps, size, eps=eps, chunk=chunk)]
+    fused = iter_fused_maps(maps, size, eps=eps, chunk=chunk, normalize=normalize)
+    parts = [part for _, part in fused]
     return torch.cat(parts) if parts else maps[0].new_zeros((0, *size), dtype=torch.float32)
 
 

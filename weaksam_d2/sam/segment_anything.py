@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
+from torch.nn.functional import interpolate, pad
 from torchvision.transforms.functional import resize, to_pil_image
 
 from weaksam_d2.artifacts import Prompts
 from weaksam_d2.sam.backend import Embedding, SamChunk
 from weaksam_d2.sam.build import SAM_BACKEND_REGISTRY
-from weaksam_d2.sam.chunks import check_image, fit_longest_side
+from weaksam_d2.sam.chunks import check_image, fit_longest_side, image_scale
 from weaksam_d2.sam.encoder import EncoderSwitches
 from weaksam_d2.sam.predictor import BatchedPredictor
 from weaksam_d2.weights import resolve_weights
@@ -159,3 +160,34 @@ class SegmentAnything:
     ) -> Iterator[SamChunk]:
         """Yield the masks of the prompts in chunks: see `BatchedPredictor.decode`."""
         return self._predictor.decode(embedding, prompts, want=want, multimask=multimask)
+
+    @torch.no_grad()
+    def decode_with_mask(self, embedding: Embedding, points: np.ndarray, mask: Tensor) -> Tensor:
+        """The three masks of a prompt of points together with a mask.
+
+        points: (n, 2), x and y in pixels of the image, foreground. mask: logits (H, W) of the
+        image's size. Returns logits float32 (3, h, w), low resolution, as `decode` has them.
+        """
+        encoder = self.model.prompt_encoder
+        side = self.model.image_encoder.img_size
+        low = encoder.mask_input_size
+        used = [
+            max(1, round(cells * size / side))
+            for cells, size in zip(low, embedding.input_size, strict=True)
+        ]
+        given = interpolate(mask.float()[None, None], size=used, mode="bilinear")
+        given = pad(given, (0, low[1] - used[1], 0, low[0] - used[0]), value=float(mask.min()))
+        scaled = torch.as_tensor(points * image_scale(embedding), dtype=torch.float32)[None]
+        labels = torch.ones(scaled.shape[:2], dtype=torch.int32)
+        device = embedding.features.device
+        sparse, dense = encoder(
+            points=(scaled.to(device), labels.to(device)), boxes=None, masks=given.to(device)
+        )
+        logits: Tensor = self.model.mask_decoder(
+            image_embeddings=embedding.features,
+            image_pe=encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+        )[0][0]
+        return logits

@@ -12,6 +12,8 @@ from weaksam_d2.visualization.draw import (
     draw_proposals,
     draw_pseudo_gt,
 )
+from weaksam_d2.visualization.labels import draw_labels
+from weaksam_d2.visualization.masks import draw_mask_set
 from weaksam_d2.visualization.plots import PLOT_FORMATS, Bars, Lines, write_plots
 from weaksam_d2.visualization.report import write_report
 
@@ -29,6 +31,8 @@ __all__ = [
     "draw_boxes",
     "draw_cams",
     "draw_detections",
+    "draw_labels",
+    "draw_mask_set",
     "draw_prompts",
     "draw_proposals",
     "draw_pseudo_gt",

@@ -16,6 +16,11 @@ SECTIONS: Mapping[str, tuple[str, str]] = {
     "pgt": ("Pseudo ground truth", "Detections on the training images turned into labels."),
     "retrain": ("Retrained detector", "A stock detector trained on the pseudo labels."),
     "rounds": ("Self-training", "Each round's detector labels the images for the next one."),
+    "labels": (
+        "Pseudo labels",
+        "A class for each pixel of the training images.",
+    ),
+    "segment": ("Segmenter", "Trained on the pseudo labels, seen on held-out images."),
     "masks": ("Instance masks", "Pseudo boxes as SAM prompts, then instance segmentation."),
 }
 

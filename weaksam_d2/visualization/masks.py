@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
+from weaksam_d2.artifacts import Proposals
 from weaksam_d2.ops import decode_rle
+from weaksam_d2.visualization.colors import class_color
 
-__all__ = ["tint_masks"]
+__all__ = ["draw_mask_set", "tint_masks"]
 
 _SHARE = 0.5  # of the color
 
@@ -47,3 +50,24 @@ def _eroded(mask: np.ndarray) -> np.ndarray:
     """The pixels of a mask whose four neighbors are in it; those outside the image are."""
     padded = np.pad(mask, 1, constant_values=True)
     return mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+
+
+def draw_mask_set(image: np.ndarray, masks: Proposals) -> np.ndarray:
+    """Masks of no class, each in a color of its own, smaller ones on top.
+
+    image: RGB uint8 (H, W, 3). masks: an entry of a store with masks, of that size.
+
+    Raises:
+        ValueError: the store holds no masks.
+    """
+    if masks.masks is None:
+        raise ValueError(
+            "the store holds boxes without masks; make it with WEAKSAM.PROPOSALS.SAVE_MASKS True"
+        )
+    codes: list[dict[str, Any]] = [
+        {"size": masks.image_size, "counts": counts} for counts in masks.masks
+    ]
+    areas = coco_mask.area(codes) if codes else np.zeros(0)
+    order = np.argsort(-areas.astype(np.int64), kind="stable")
+    colors = [class_color(number) for number in range(len(codes))]
+    return tint_masks(image, [codes[i] for i in order], colors)

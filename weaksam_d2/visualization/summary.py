@@ -60,6 +60,13 @@ def _cards(metrics: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     yield _card("Retrained AP50", retrain, "AP50", note)
     masks = _node(metrics, "masks")
     yield _card("Mask AP50", masks, "AP50", _text(masks.get("AP75"), "AP75 {:.1f}"))
+    labels = metrics.get("labels") or {"": {}}
+    (first, *_), (*_, last) = labels, labels
+    before = "" if first == last else f"{first} {labels[first].get('mIoU', 0.0):.1f}"
+    yield _card("Pseudo label mIoU", labels[last], "mIoU", before)
+    segment = _node(metrics, "segment")
+    note = _text(segment.get("mIoU_supervised"), "true labels {:.1f}")
+    yield _card("Segmenter mIoU", segment, "mIoU", note)
 
 
 def pipeline_steps(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -73,6 +80,9 @@ def pipeline_steps(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
         "pseudo_gt": "Pseudo labels",
         "masks": "Masks",
         "retrain": "Retraining",
+        "sam_masks": "SAM masks",
+        "labels": "Pseudo labels",
+        "segment": "Segmenter",
     }
     figures: Mapping[str, str] = {
         "proposals": _text(
@@ -83,6 +93,7 @@ def pipeline_steps(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
             _node(metrics, "pgt", "adaptive").get("boxes_per_image"), "{:.1f} boxes per image"
         ),
         "retrain": _text(_node(metrics, "retrain").get("AP50"), "AP50 {:.1f}"),
+        "segment": _text(_node(metrics, "segment").get("mIoU"), "mIoU {:.1f}"),
     }
     return [
         {"name": title, "figure": figures.get(key, ""), "seconds": _duration(seconds.get(key))}

@@ -10,10 +10,9 @@ from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, Instances, polygons_to_bitmask
-from PIL import Image
 from pycocotools import mask as mask_util
 
-from weaksam_d2.data import DATASET_MAPPER_REGISTRY
+from weaksam_d2.data import DATASET_MAPPER_REGISTRY, read_record_label
 
 __all__ = ["Mask2FormerMapper"]
 
@@ -27,14 +26,19 @@ class Mask2FormerMapper(DatasetMapper):  # type: ignore[misc]
 
     Records of annotated data sets and pseudo ground truth (``annotations`` with ``segmentation``)
     give ``instances`` with ``gt_masks`` (BitMasks) and tight ``gt_boxes``; objects that were cut
-    off are left out. Records with ``sem_seg_file_name`` (indices, 255 is no label) give
-    ``sem_seg`` (H, W) int64, 255 where the square is filled up. In evaluation it is detectron2's
-    mapper.
+    off are left out. Records with ``sem_seg_file_name`` (indices, 255 is no label; semantic task)
+    give ``sem_seg`` (H, W) int64, 255 where the square is filled up. In evaluation it is
+    detectron2's mapper.
 
     Source: Mask2Former, Sec. 4.1 (large-scale jitter: Ghiasi et al., 2021).
     """
 
     takes_annotations = True
+
+    @staticmethod
+    def takes_labels(cfg: Any) -> bool:
+        """Whether the training set has label images: in the semantic task."""
+        return bool(cfg.MODEL.MASK2FORMER.TASK == "semantic")
 
     @configurable
     def __init__(self, is_train: bool, *, semantic: bool = False, **kwargs: Any) -> None:
@@ -85,9 +89,10 @@ class Mask2FormerMapper(DatasetMapper):  # type: ignore[misc]
                 f"the record of image '{sample.get('image_id')}' ({sample['file_name']}) has no "
                 "sem_seg_file_name, which MODEL.MASK2FORMER.TASK 'semantic' needs"
             )
-        # Not by detectron2's reader: it turns the indices of a palette into gray levels.
-        with Image.open(sample.pop("sem_seg_file_name")) as picture:
-            return np.asarray(picture)
+        labels = read_record_label(sample)
+        for key in ("sem_seg_file_name", "sem_seg_lut"):
+            sample.pop(key, None)
+        return labels
 
 
 def _jitter(cfg: Any, *, label_padding: int) -> list[T.Augmentation]:

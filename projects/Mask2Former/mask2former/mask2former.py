@@ -70,6 +70,8 @@ class Mask2Former(nn.Module):
         self.predictor = predictor
         self.criterion = criterion
         self.task = task
+        # Views of an image are averaged as they are: scores, not logits.
+        self.sem_seg_output = "scores" if task == "semantic" else ""
         self.num_classes = num_classes
         self.size_divisibility = size_divisibility
         self.detections_per_image = detections_per_image

@@ -342,7 +342,7 @@ def test_an_array_shared_by_many_images_is_a_trap(tmp_path: Path, records: Recor
 
 
 def test_unknown_names_and_values_list_what_there_is(tmp_path: Path, run: Import) -> None:
-    with pytest.raises(ValueError, match="unknown format 'tar' to read.*'mmdet', 'selective"):
+    with pytest.raises(ValueError, match="unknown format 'tar' to read.*'mmdet', 'sam_json"):
         run(tmp_path, "tar")
     with pytest.raises(ValueError, match="box_format 'xyxy' does not belong to the format 'mmdet'"):
         run(tmp_path, "mmdet", box_format="xyxy")

@@ -9,7 +9,7 @@ from weaksam_d2.data.datasets.coco import register_coco_evaluation, register_coc
 from weaksam_d2.data.datasets.scenes import SCENE_SETS, register_scenes
 from weaksam_d2.data.datasets.server_sets import register_coco_server_set, register_voc_server_set
 from weaksam_d2.data.datasets.voc import register_voc_evaluation, register_voc_weak
-from weaksam_d2.data.datasets.voc_masks import register_voc_segmentation
+from weaksam_d2.data.datasets.voc_segmentation import register_voc_segmentation
 
 __all__ = ["register_builtin"]
 
@@ -44,7 +44,23 @@ def register_builtin(root: str | Path) -> None:
         register_voc_segmentation(
             f"voc_2012_seg_{split}", root=root / "VOC2012", split=split, year=2012
         )
+    # The usual training set of segmentation: VOC's and SBD's outlines, without objects.
+    register_voc_segmentation(
+        "voc_2012_seg_trainaug",
+        root=root / "VOC2012",
+        split="trainaug",
+        year=2012,
+        instances=False,
+        mask_folder="SegmentationClassAug",
+    )
     register_voc_server_set("voc_2012_test_weak", root=root / "VOC2012", split="test", year=2012)
+    register_voc_server_set(
+        "voc_2012_seg_test_weak",
+        root=root / "VOC2012",
+        split="test",
+        year=2012,
+        split_folder="Segmentation",
+    )
     categories = [c for c in COCO_CATEGORIES if c["isthing"]]
     register_coco_server_set(
         "coco_2017_test-dev_weak",

@@ -36,6 +36,8 @@ def register_coco_weak(
     """
     metadata = _metadata(json_file, image_root, classes, categories)
     metadata.update(evaluation_name=evaluation_name, evaluator_type="coco")
+    if evaluation_name:
+        metadata["sem_seg_evaluation_name"] = evaluation_name  # painted from its masks
     del metadata["json_file"]  # the annotations: no weak path opens them
     mapping = metadata["thing_dataset_id_to_contiguous_id"]
 
@@ -56,7 +58,7 @@ def register_coco_evaluation(
 ) -> None:
     """Register a COCO JSON with its boxes and masks (arguments: :func:`register_coco_weak`)."""
     metadata = _metadata(json_file, image_root, classes, categories)
-    metadata.update(evaluation_name=name, evaluator_type="coco")
+    metadata.update(evaluation_name=name, evaluator_type="coco", sem_seg_evaluation_name=name)
     mapping = metadata["thing_dataset_id_to_contiguous_id"]
     register(
         name,

@@ -77,5 +77,5 @@ def refuse_weak(name: str) -> None:
         raise ValueError(
             f"data set '{name}' has image labels and no boxes, detectron2's mapper needs boxes: "
             f"{remedy}; or give its pseudo ground truth in DATASETS.PSEUDO_GT_TRAIN, or choose a "
-            "weak INPUT.MAPPER_NAME"
+            "weak INPUT.MAPPER_NAME, or SemSegMapper for label images"
         )

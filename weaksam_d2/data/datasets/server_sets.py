@@ -19,26 +19,29 @@ def register_voc_server_set(
     split: str,
     year: int,
     classes: Sequence[str] | None = None,
+    split_folder: str = "Main",
 ) -> None:
     """Register a VOC split without XML files (VOC 2012 test), to detect on.
 
     Args:
-        root: folder with ``JPEGImages`` and ``ImageSets/Main``.
-        split: name of a file of ``ImageSets/Main``, without ``.txt``.
+        root: folder with ``JPEGImages`` and ``ImageSets``.
+        split: name of a file of ``ImageSets/<split_folder>``, without ``.txt``.
         year: of the data set.
         classes: what detections may be, in this order; None: VOC's 20.
+        split_folder: "Main", or "Segmentation" for the images whose label maps a server scores.
     """
     names = list(classes or VOC_CLASSES)
 
     def load() -> list[dict[str, Any]]:
-        ids = read_split(Path(root) / "ImageSets" / "Main" / f"{split}.txt")
+        ids = read_split(Path(root) / "ImageSets" / split_folder / f"{split}.txt")
         files = image_files(Path(root) / "JPEGImages")
         require_files(f"split '{split}' in '{root}'", [i for i in ids if i not in files])
         rows = [(image_id, files[image_id], *image_size(files[image_id])) for image_id in ids]
         return [_record(*row, len(names)) for row in rows]
 
     metadata = {**_metadata(names), "dirname": str(root), "split": split, "year": int(year)}
-    register(name, load, identity=("voc_server", root, split, year, names), metadata=metadata)
+    identity = ("voc_server", root, split, year, names, split_folder)
+    register(name, load, identity=identity, metadata=metadata)
 
 
 def register_coco_server_set(

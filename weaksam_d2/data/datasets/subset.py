@@ -18,6 +18,7 @@ _INHERITED = (
     "split",
     "image_root",
     "mask_truth",
+    "label_lut",
 )
 
 
@@ -41,6 +42,7 @@ def register_subset(name: str) -> None:
     masks = MetadataCatalog.get(base).get("mask_evaluation_name", "")
     mask_name = f"{masks}@{count}" if masks else ""
     _register(name, base, evaluation_name=twin_name, ids_from=base, count=int(count))
+    _register_true_labels(name, base, int(count), known=(base, twin, masks))
     if masks:
         MetadataCatalog.get(name).set(mask_evaluation_name=mask_name)
         if masks not in (base, twin):
@@ -49,13 +51,22 @@ def register_subset(name: str) -> None:
         _register(twin_name, twin, evaluation_name=twin_name, ids_from=base, count=int(count))
 
 
+def _register_true_labels(name: str, base: str, count: int, known: tuple[str, ...]) -> None:
+    labels = MetadataCatalog.get(base).get("sem_seg_evaluation_name", "")
+    if not labels:
+        return
+    MetadataCatalog.get(name).set(sem_seg_evaluation_name=f"{labels}@{count}")
+    if labels not in known:
+        _register(f"{labels}@{count}", labels, evaluation_name="", ids_from=base, count=count)
+
+
 def _register(name: str, source: str, *, evaluation_name: str, ids_from: str, count: int) -> None:
     def load() -> list[dict[str, Any]]:
         records = DatasetCatalog.get(source)
         ids = [str(r["image_id"]) for r in _spaced(DatasetCatalog.get(ids_from), count, name)]
         by_id = {str(record["image_id"]): record for record in records}
         # Not every image has been outlined: a set of true masks may be smaller than its base.
-        partial = "mask_truth" in known
+        partial = "mask_truth" in known or "label_lut" in known
         return [by_id[i] for i in ids if not partial or i in by_id]
 
     known = MetadataCatalog.get(source).as_dict()

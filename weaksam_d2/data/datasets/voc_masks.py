@@ -11,53 +11,17 @@ from pycocotools import mask as coco_mask
 
 from weaksam_d2.data.datasets.registration import class_index, register, require_split
 from weaksam_d2.data.datasets.voc import VOC_CLASSES, image_files, load_voc_records, read_split
-from weaksam_d2.data.image_labels import to_weak_record
 
 __all__ = [
     "DERIVED_TRUTH",
     "load_derived_instances",
     "load_voc_instances",
     "register_voc_masks",
-    "register_voc_segmentation",
 ]
 
 DERIVED_TRUTH = "derived ground truth"
 _VOID = 255
 Record = dict[str, Any]
-
-
-def register_voc_segmentation(
-    name: str, *, root: str | Path, split: str, year: int, classes: Sequence[str] | None = None
-) -> None:
-    """Register a segmentation split of VOC as ``<name>_weak`` and ``<name>_eval``.
-
-    Args:
-        root: folder with ``JPEGImages``, ``SegmentationObject`` and ``SegmentationClass``.
-        split: name of a file of ``ImageSets/Segmentation``, without ``.txt``.
-        year, classes: as ``register_voc_weak``.
-
-    Objects have true masks and the tight boxes of these; the tags of an image are its classes.
-    """
-    names = tuple(classes or VOC_CLASSES)
-    class_index(names)
-
-    def load() -> list[Record]:
-        return load_voc_instances(root, split, names)
-
-    twin = f"{name}_eval"
-    common = {**_metadata(root, split, year, names), "evaluation_name": twin}
-    register(
-        f"{name}_weak",
-        lambda: [to_weak_record(record) for record in load()],
-        identity=("voc_segmentation_weak", root, split, year, names),
-        metadata={**common, "mask_evaluation_name": twin},
-    )
-    register(
-        twin,
-        load,
-        identity=("voc_segmentation", root, split, year, names),
-        metadata={**common, "mask_evaluation_name": twin},
-    )
 
 
 def register_voc_masks(

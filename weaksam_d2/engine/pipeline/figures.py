@@ -32,24 +32,26 @@ def collect_metrics(cfg: Any, layout: Layout, train: str, test: str) -> Figures:
         metrics["pgt"] = _pseudo_gt_figures(layout, truth)
     if test_truth:
         metrics["proposals_test"] = _proposal_figures(cfg, layout, test, test_truth)
-    metrics["cams"] = _detector(layout.classifier, test, {"mAP": "tags/mAP"})
+    metrics["cams"] = detector_figures(layout.classifier, test, {"mAP": "tags/mAP"})
     metrics["wsod"] = {
-        **_detector(layout.wsod, test, _with_interval("AP50", "bbox/AP50")),
-        **_detector(layout.wsod, train, _with_interval("CorLoc", "corloc/CorLoc")),
+        **detector_figures(layout.wsod, test, _with_interval("AP50", "bbox/AP50")),
+        **detector_figures(layout.wsod, train, _with_interval("CorLoc", "corloc/CorLoc")),
     }
     metrics["retrain"] = {
-        **_detector(layout.retrain, test, {"AP": "coco_bbox/AP"}),
-        **_detector(layout.retrain, test, {"AP": "bbox/AP"}),
-        **_detector(layout.retrain, test, _with_interval("AP50", "bbox/AP50")),
-        **_detector(
+        **detector_figures(layout.retrain, test, {"AP": "coco_bbox/AP"}),
+        **detector_figures(layout.retrain, test, {"AP": "bbox/AP"}),
+        **detector_figures(layout.retrain, test, _with_interval("AP50", "bbox/AP50")),
+        **detector_figures(
             layout.root / "retrain_without_roi_drop",
             test,
             {"AP50_without_roi_drop": "bbox/AP50"},
         ),
-        **_detector(layout.retrain, test, {"AP50_ema": f"{test}{TEACHER_ROW}/bbox/AP50"}),
-        **_detector(layout.root / "retrain_top1", test, {"AP50_top1": "bbox/AP50"}),
+        **detector_figures(layout.retrain, test, {"AP50_ema": f"{test}{TEACHER_ROW}/bbox/AP50"}),
+        **detector_figures(layout.root / "retrain_top1", test, {"AP50_top1": "bbox/AP50"}),
     }
-    metrics["supervised"] = _detector(layout.supervised, test, _with_interval("AP50", "bbox/AP50"))
+    metrics["supervised"] = detector_figures(
+        layout.supervised, test, _with_interval("AP50", "bbox/AP50")
+    )
     ours, full = metrics["retrain"].get("AP50"), metrics["supervised"].get("AP50")
     if ours is not None and full:
         metrics["retrain"]["share_of_supervised_AP50"] = round(100 * ours / full, 2)
@@ -71,7 +73,7 @@ def _round_figures(
     for number in numbers if len(numbers) > 1 else ():
         own = layout.round(number)
         labels = _label_figures(own.pseudo_gt(cfg.WEAKSAM.PSEUDO_GT.RULE), truth) if truth else {}
-        detector = _detector(own.retrain, test, wanted)
+        detector = detector_figures(own.retrain, test, wanted)
         figures[str(number)] = {**detector, **{f"labels_{k}": v for k, v in labels.items()}}
     return figures
 
@@ -80,7 +82,7 @@ def _mask_figures(cfg: Any, layout: Layout, test: str) -> Figures:
     """Mask AP of the detector with masks and of SAM on detected boxes, and what the truth is."""
     names = ["AP", *(f"AP{100 * iou:g}" for iou in cfg.TEST.MASK_IOUS)]
     wanted = {end: f"segm/{end}" for n in names for end in (n, f"{n}_low", f"{n}_high")}
-    figures = _detector(layout.mask_detector, test, wanted)
+    figures = detector_figures(layout.mask_detector, test, wanted)
     path = layout.box_to_mask_figures / "results.json"
     if is_complete(layout.box_to_mask_figures) and path.exists():
         baseline = read_json(path)
@@ -95,7 +97,7 @@ def _with_interval(name: str, key: str) -> dict[str, str]:
     return {name: key, f"{name}_low": f"{key}_low", f"{name}_high": f"{key}_high"}
 
 
-def _detector(folder: Path, dataset: str, wanted: Mapping[str, str]) -> Figures:
+def detector_figures(folder: Path, dataset: str, wanted: Mapping[str, str]) -> Figures:
     """The wanted figures (name → task/metric) of a complete training stage."""
     if not dataset or not is_complete(folder) or not results_file(folder, dataset).exists():
         return {}
@@ -203,7 +205,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
     """The figures as a plain-text table."""
     rows = []
     for section, figures in metrics.items():
-        if section in ("seconds", "versions"):
+        if section in ("seconds", "seconds_per_image", "versions"):
             continue
         for name, value in figures.items():
             inner = value if isinstance(value, Mapping) else {"": value}

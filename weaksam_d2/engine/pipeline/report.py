@@ -58,7 +58,7 @@ def write_pipeline_report(
         recall_curves=recall_curve(layout, train),
         recall_counts=recall_at_counts(layout, train),
         training={
-            section: _curve(folder / "metrics.json")
+            section: training_curve(folder / "metrics.json")
             for section, folder in (
                 ("cams", layout.classifier),
                 ("wsod", layout.wsod),
@@ -100,7 +100,8 @@ def _notes(cfg: Any) -> list[str]:
     ]
 
 
-def _curve(path: Path) -> list[dict[str, Any]]:
+def training_curve(path: Path) -> list[dict[str, Any]]:
+    """Rows of a training stage's ``metrics.json``."""
     return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
 
 
@@ -116,10 +117,10 @@ def _train_panels(layout: Layout, train: str, count: int) -> list[Panel]:
     meta = MetadataCatalog.get(train)
     categories = CategoryMap.from_metadata(meta).categories()
     names = meta.thing_classes
-    cams = _open(CamStore.open, layout.cams(train))
-    prompts = _open(PromptSet.open, layout.prompts(train))
-    ours = _open(ProposalStore.open, layout.proposals(train))
-    baseline = _open(ProposalStore.open, layout.selective_search(train))
+    cams = open_artifact(CamStore.open, layout.cams(train))
+    prompts = open_artifact(PromptSet.open, layout.prompts(train))
+    ours = open_artifact(ProposalStore.open, layout.proposals(train))
+    baseline = open_artifact(ProposalStore.open, layout.selective_search(train))
     labels = {
         rule: by_image(read_pseudo_gt(path).annotations)
         for rule in ("top1", "adaptive")
@@ -236,5 +237,6 @@ def _arrays(rows: Iterable[Mapping[str, Any]], categories: CategoryMap) -> dict[
     }
 
 
-def _open(open_store: Callable[[Path], Any], path: Path) -> Any:
+def open_artifact(open_store: Callable[[Path], Any], path: Path) -> Any:
+    """The artifact in a folder, None where a stage has not made one."""
     return open_store(path) if (path / "manifest.json").exists() else None

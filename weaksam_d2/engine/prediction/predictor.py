@@ -192,8 +192,9 @@ def _identity(cfg: Any) -> dict[str, str]:
 
 def _check(cfg: Any, categories: CategoryMap, propose: Propose | None) -> None:
     weak = cfg.MODEL.META_ARCHITECTURE == "WSODRCNN"
-    if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
-        raise ValueError("MODEL.META_ARCHITECTURE is ImageClassifier, which detects nothing")
+    name = cfg.MODEL.META_ARCHITECTURE
+    if getattr(META_ARCH_REGISTRY.get(name), "classifies_images", False):
+        raise ValueError(f"MODEL.META_ARCHITECTURE is {name}, which detects nothing")
     if weak and propose is None:
         raise ValueError(
             "a weakly supervised detector needs proposals of each image: name the folder of the "

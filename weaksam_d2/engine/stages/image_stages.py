@@ -39,7 +39,12 @@ from weaksam_d2.engine.stages.stage import (
     run_stage,
 )
 from weaksam_d2.prompts import build_prompt_sources, generate_prompts
-from weaksam_d2.proposals import build_proposal_method, edge_boxes_model, generate_proposals
+from weaksam_d2.proposals import (
+    PROPOSAL_METHOD_REGISTRY,
+    build_proposal_method,
+    edge_boxes_model,
+    generate_proposals,
+)
 from weaksam_d2.pseudo_gt import (
     build_fusion,
     build_pseudo_gt_rule,
@@ -84,13 +89,26 @@ class Placement:
         )
 
     def request(
-        self, stage: str, cfg: Any, dataset: Mapping[str, Any], inputs: Sequence[tuple[str, Path]]
+        self,
+        stage: str,
+        cfg: Any,
+        dataset: Mapping[str, Any],
+        inputs: Sequence[tuple[str, Path]],
+        uses: Sequence[Any] = (),
     ) -> StageRequest:
-        """The stage request for this place."""
+        """The stage request for this place.
+
+        ``uses`` are registered classes; their ``declared_keys`` (config prefixes) decide the result
+        too, their ``neutral_keys`` below them do not.
+        """
+        declared, neutral = (
+            [key for used in uses for key in getattr(used, kind, ())]
+            for kind in ("declared_keys", "neutral_keys")
+        )
         return StageRequest(
             stage=stage,
             output=self.output,
-            config=declared_config(cfg, stage),
+            config=declared_config(cfg, stage, declared=declared, neutral=neutral),
             dataset=dataset,
             inputs=tuple(inputs),
             on_change=self.on_change,
@@ -137,7 +155,7 @@ def cams_stage(
     described = {**describe_records(dataset, records), "gate": gate}
     request = place.request("cams", cfg, described, [("classifier", weights or _published(cfg))])
     names = MetadataCatalog.get(dataset).thing_classes
-    load = _once(lambda: _load_classifier(cfg, weights))
+    load = build_once(lambda: _load_classifier(cfg, weights))
     settings = cfg.WEAKSAM.CAMS
     bar = place.progress("cams", records)
 
@@ -148,6 +166,7 @@ def cams_stage(
             class_names=names,
             network=cfg.MODEL.CLASSIFIER.NETWORK,
             scales=settings.SCALES,
+            normalize=classifier.network.normalize,
             heads=classifier.network.heads,
             blocks=classifier.network.blocks,
             cross_rows=classifier.network.cross_rows,
@@ -178,8 +197,9 @@ def prompts_stage(
     """Peaks of the activation maps as point prompts; the dense grid is stored as a parameter."""
     records = weak_records(dataset)
     inputs = [] if cams is None else [("cams", cams)]
-    request = place.request("prompts", cfg, describe_records(dataset, records), inputs)
     sources = build_prompt_sources(cfg)
+    described = describe_records(dataset, records)
+    request = place.request("prompts", cfg, described, inputs, uses=sources)
     store = None if cams is None else CamStore.open(cams)
     names = MetadataCatalog.get(dataset).thing_classes
     bar = place.progress("prompts", records)
@@ -213,8 +233,10 @@ def proposals_stage(
         inputs.append(("sam", weights))
     if cfg.WEAKSAM.PROPOSALS.METHOD == "EdgeBoxes":
         inputs.append(("edge_boxes", edge_boxes_model(cfg)))
-    request = place.request("proposals", cfg, describe_records(dataset, records), inputs)
-    method = _once(lambda: build_proposal_method(cfg))
+    used = [PROPOSAL_METHOD_REGISTRY.get(cfg.WEAKSAM.PROPOSALS.METHOD)]
+    described = describe_records(dataset, records)
+    request = place.request("proposals", cfg, described, inputs, uses=used)
+    method = build_once(lambda: build_proposal_method(cfg))
     store = None if prompts is None else PromptSet.open(prompts)
     bar = place.progress(cfg.WEAKSAM.PROPOSALS.METHOD, records)
 
@@ -281,7 +303,7 @@ def _load_classifier(cfg: Any, weights: Path | None) -> Any:
     return model.eval()
 
 
-def _once(make: Callable[[], Any]) -> Callable[[], Any]:
+def build_once(make: Callable[[], Any]) -> Callable[[], Any]:
     """Build a heavy object at the first call only, so that a skipped stage does not build it."""
     made: list[Any] = []
 

@@ -36,9 +36,12 @@ STAGE_KEYS: dict[str, tuple[str, ...]] = {
     "wsod": TRAINING_KEYS,
     "pseudo_gt": ("WEAKSAM.PSEUDO_GT",),
     "retrain": (*TRAINING_KEYS, "WEAKSAM.EMA_TEACHER"),
+    "labels": ("WEAKSAM.LABELS",),  # and the keys that the label source declares
     "relabel": ("MODEL", "INPUT", "TEST"),
     "instance_masks": ("WEAKSAM.SAM", "WEAKSAM.INSTANCE_MASKS"),
     "masks": TRAINING_KEYS,
+    "baseline": TRAINING_KEYS,
+    "segment": TRAINING_KEYS,
     "mask_figures": ("TEST",),
 }
 # Keys that change no result, or that hold paths: files enter by the hash of their content.
@@ -46,6 +49,7 @@ NEUTRAL_KEYS = (
     "MODEL.DEVICE",
     "MODEL.WEIGHTS",
     "MODEL.CLASSIFIER.WEIGHTS",
+    "MODEL.S2C.MASKS",
     "WEAKSAM.SAM.POINTS_PER_BATCH",
     "WEAKSAM.SAM.WEIGHTS",
     "WEAKSAM.PROPOSALS.EDGE_BOXES_MODEL",
@@ -60,6 +64,7 @@ NEUTRAL_KEYS = (
     "DATASETS.PROPOSAL_FILES_TRAIN",
     "DATASETS.PROPOSAL_FILES_TEST",
     "DATASETS.PSEUDO_GT_TRAIN",
+    "DATASETS.PSEUDO_LABELS_TRAIN",
 )
 
 
@@ -112,14 +117,19 @@ class StageResult:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def declared_config(cfg: Any, stage: str) -> dict[str, Any]:
-    """The keys that decide a stage's result, flat: ``{"WEAKSAM.CAMS.FLIP": True, …}``."""
+def declared_config(
+    cfg: Any, stage: str, *, declared: Sequence[str] = (), neutral: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The keys that decide a stage's result, flat: ``{"WEAKSAM.CAMS.FLIP": True, …}``.
+
+    ``declared`` prefixes and ``neutral`` keys are those of a registered class that the stage uses.
+    """
     flat = _flatten(cfg)
-    prefixes = STAGE_KEYS[stage]
+    prefixes, left_out = (*STAGE_KEYS[stage], *declared), (*NEUTRAL_KEYS, *neutral)
     return {
         key: value
         for key, value in sorted(flat.items())
-        if any(key == p or key.startswith(p + ".") for p in prefixes) and key not in NEUTRAL_KEYS
+        if any(key == p or key.startswith(p + ".") for p in prefixes) and key not in left_out
     }
 
 

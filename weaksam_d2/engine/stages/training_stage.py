@@ -112,6 +112,11 @@ def detections_file(output: Path, dataset: str) -> Path:
     return output / "inference" / dataset / "detections.json"
 
 
+def predicted_labels(output: Path, dataset: str) -> Path:
+    """Where a segmenter's label maps of one data set lie in a training stage's folder."""
+    return output / "inference" / dataset / "labels"
+
+
 def read_results(output: Path, dataset: str) -> Mapping[str, float]:
     """Figures of one data set, ``task/metric`` → number (the data set's name is cut off)."""
     prefix = dataset + "/"

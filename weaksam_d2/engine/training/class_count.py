@@ -6,6 +6,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, RetinaNet
 
 from weaksam_d2.cams import ImageClassifier
+from weaksam_d2.data import reads_label_images
 
 __all__ = ["check_class_count", "class_count_node"]
 
@@ -20,26 +21,31 @@ _KEYS: tuple[tuple[type, str], ...] = (
 def check_class_count(cfg: Any) -> None:
     """Refuse a number of classes that ``DATASETS.TRAIN`` or ``TEST`` does not have.
 
-    Classifiers, R-CNNs (weakly supervised, retrained, with masks), RetinaNets and the projects'
-    models are checked; other architectures count their classes themselves. A data set without
+    Classifiers, R-CNNs (weakly supervised, retrained, with masks), RetinaNets, the projects'
+    models and what is trained on label images (``SEM_SEG_HEAD``, which counts background too) are
+    checked; other architectures count their classes themselves. A data set without
     class names, or one that is not registered, is left to the loader.
 
     Raises:
         ValueError: names the key, its value, the data set and its number of classes.
     """
     node = class_count_node(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE))
+    background = 0
+    if reads_label_images(cfg):
+        node, background = "SEM_SEG_HEAD", 1
     if not node:
         return
     value = cfg.MODEL[node].NUM_CLASSES
     for key in ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
             classes = _class_names(name)
-            if classes is not None and len(classes) != value:
+            if classes is not None and len(classes) + background != value:
                 shown = ", ".join(classes[:5]) + (", …" if len(classes) > 5 else "")
                 raise ValueError(
                     f"MODEL.{node}.NUM_CLASSES is {value}, but data set '{name}' of "
                     f"DATASETS.{key} has {len(classes)} classes ({shown}); set "
-                    f"MODEL.{node}.NUM_CLASSES {len(classes)}"
+                    f"MODEL.{node}.NUM_CLASSES {len(classes) + background}"
+                    + (" (with background)" if background else "")
                 )
 
 

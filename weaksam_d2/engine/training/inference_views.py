@@ -1,11 +1,12 @@
-"""Test-time augmentation for whichever detector is evaluated."""
+"""Test-time augmentation for whichever model is evaluated."""
 
 from typing import Any
 
-from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA
+from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA, SemanticSegmentor
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from weaksam_d2.segmentation import SemSegWithTTA, asks_for_views
 from weaksam_d2.wsod import WSODRCNN, WSODRCNNWithTTA
 
 __all__ = ["with_test_views"]
@@ -16,14 +17,17 @@ def with_test_views(cfg: Any, model: nn.Module) -> nn.Module:
 
     A weakly supervised detector averages by proposal (:class:`WSODRCNNWithTTA`); a model with a
     method ``with_test_views(cfg)`` does as it says; every other GeneralizedRCNN takes detectron2's
-    own augmentation, which joins the boxes of the views.
+    own augmentation, which joins the boxes of the views. Semantic segmentation has its own keys,
+    ``TEST.SEM_SEG_SCALES`` and ``TEST.SEM_SEG_FLIP``: :class:`SemSegWithTTA`.
 
     Raises:
         ValueError: a model that has no test-time augmentation (a classifier).
     """
+    plain = model.module if isinstance(model, DistributedDataParallel) else model
+    if asks_for_views(cfg):
+        return _sem_seg_views(cfg, plain)
     if not cfg.TEST.AUG.ENABLED:
         return model
-    plain = model.module if isinstance(model, DistributedDataParallel) else model
     if isinstance(plain, WSODRCNN):
         return WSODRCNNWithTTA(cfg, plain)
     own = getattr(plain, "with_test_views", None)
@@ -39,4 +43,24 @@ def with_test_views(cfg: Any, model: nn.Module) -> nn.Module:
         )
     views = GeneralizedRCNNWithTTA(cfg, plain)
     views.training = plain.training  # evaluation puts back the mode that it found
+    return views
+
+
+def _sem_seg_views(cfg: Any, plain: nn.Module) -> nn.Module:
+    """A segmenter in several views; a model says what it gives by ``sem_seg_output``."""
+    stock = "logits" if isinstance(plain, SemanticSegmentor) else ""
+    output = getattr(plain, "sem_seg_output", stock)
+    if not output:
+        raise ValueError(
+            f"TEST.SEM_SEG_SCALES {tuple(cfg.TEST.SEM_SEG_SCALES)} and TEST.SEM_SEG_FLIP "
+            f"{cfg.TEST.SEM_SEG_FLIP} are for semantic segmentation, which a "
+            f"{type(plain).__name__} does not do; set them to (1.0,) and False"
+        )
+    views = SemSegWithTTA(
+        plain,
+        scales=cfg.TEST.SEM_SEG_SCALES,
+        flip=cfg.TEST.SEM_SEG_FLIP,
+        logits=output == "logits",
+    )
+    views.training = plain.training
     return views

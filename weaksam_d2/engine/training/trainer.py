@@ -15,7 +15,7 @@ from detectron2.engine import HookBase, SimpleTrainer, TrainerBase, hooks
 from detectron2.engine.defaults import default_writers
 from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
-from detectron2.solver import build_lr_scheduler
+from detectron2.projects.deeplab import build_lr_scheduler  # knows WarmupPolyLR as well
 from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel

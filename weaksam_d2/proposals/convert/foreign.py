@@ -26,7 +26,8 @@ class ForeignBoxes(NamedTuple):
     """One image's proposals: boxes float32 (n, 4) XYXY half-open, not clipped, in file order.
 
     ``scores`` float32 (n,); ``rank`` (n,) is what the file is sorted by, if not the scores;
-    ``sources`` (n,) rows of the set's ``source_names``; ``masks`` compressed RLE counts.
+    ``sources`` (n,) rows of the set's ``source_names``; ``masks`` compressed RLE counts;
+    ``stability`` float32 (n,), SAM's stability scores.
     """
 
     boxes: np.ndarray
@@ -34,6 +35,7 @@ class ForeignBoxes(NamedTuple):
     rank: np.ndarray | None = None
     sources: np.ndarray | None = None
     masks: tuple[bytes, ...] | None = None
+    stability: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@
 | selective_search | .mat, cells ``boxes``, ``images`` | YXYX | 1 | inclusive | text | no |
 | mcg | folder of .mat, one for each image | YXYX | 1 | inclusive | file name | may be |
 | coco | JSON, results or ``annotations`` | XYWH | 0 | half-open | text, int | may be |
+| sam_json | folder of .json, one for each image | of masks | 0 | half-open | file name | may be |
+| sam_png | folders of 0.png, 1.png, ... | of masks | 0 | half-open | folder name | no |
 | csv | table, image_id,x1,y1,x2,y2[,score] | XYXY | 0 | half-open | text | may be |
 
 Ours is XYXY from 0, half-open: an inclusive x2 is one more with us, a first pixel 1 is 0.
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .foreign import ForeignSet, ImageRecord
+from .mask_files import read_sam_json, read_sam_png
 from .matlab import read_mcg, read_selective_search
 from .pickle_readers import read_detectron2, read_mmdet, read_weaksam, read_wetectron
 from .text_files import read_coco, read_csv
@@ -44,6 +47,8 @@ READERS: Mapping[str, Callable[..., ForeignSet]] = {
     "detectron2": read_detectron2,
     "mcg": read_mcg,
     "mmdet": read_mmdet,
+    "sam_json": read_sam_json,
+    "sam_png": read_sam_png,
     "selective_search": read_selective_search,
     "weaksam": read_weaksam,
     "wetectron": read_wetectron,

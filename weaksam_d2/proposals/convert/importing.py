@@ -153,12 +153,14 @@ def _add(
     summary.dropped += len(boxes) - len(rows)
     summary.misplaced += int(_misplaced(boxes, size).sum())
     scores = None if item.scores is None else item.scores[rows]
-    if scores is not None and np.isinf(scores).any():
+    stability = None if item.stability is None else item.stability[rows]
+    if any(column is not None and np.isinf(column).any() for column in (scores, stability)):
         raise ForeignFileError(f"{path}: image {image_id!r} has an infinite score")
     writer.add(
         image_id,
         kept.numpy(),
         scores=scores,
+        stability=stability,
         sources=None if item.sources is None else item.sources[rows],
         masks=None if item.masks is None else [item.masks[row] for row in rows],
         image_size=size,

@@ -17,7 +17,7 @@ from .errors import ForeignFileError, shown
 from .foreign import ForeignBoxes, ForeignSet, ImageRecord, box_rows, match_ids, number_column
 from .layouts import BoxLayout
 
-__all__ = ["read_coco", "read_csv"]
+__all__ = ["mask_counts", "read_coco", "read_csv"]
 
 # Numbers of up to 35 bits; one without an end would be unfolded to its last bit.
 _COMPRESSED = re.compile("(?:[P-o]{0,6}[0-O])+")
@@ -59,7 +59,7 @@ def read_coco(path: Path, records: Sequence[ImageRecord]) -> ForeignSet:
             scores = number_column(where, [row["score"] for row in group], len(group))
         if has["segmentation"]:
             size = sizes.get(image_id)
-            masks = tuple(_counts(where, row["segmentation"], size) for row in group)
+            masks = tuple(mask_counts(where, row["segmentation"], size) for row in group)
         return ForeignBoxes(boxes, scores, masks=masks)
 
     return ForeignSet(list(places), read)
@@ -75,13 +75,22 @@ def _on_all_or_none(path: Path, rows: Sequence[dict[str, Any]], key: str) -> boo
     return any(given)
 
 
-def _counts(where: str, segmentation: Any, size: tuple[int, int] | None) -> bytes:
-    """Compressed run lengths of a mask of (height, width)."""
+def mask_counts(where: str, segmentation: Any, size: tuple[int, int] | None) -> bytes:
+    """Compressed run lengths of a mask of (height, width).
+
+    segmentation: {"size", "counts"}, compressed or not.
+
+    Raises:
+        ForeignFileError: something else, or a mask of another size; ``where`` names the image.
+    """
     given = segmentation.get("counts") if isinstance(segmentation, dict) else None
     if not isinstance(given, (str, list)):
         raise ForeignFileError(f"{where}: a segmentation is no run lengths; encode its polygons")
     if size is None or segmentation.get("size") != list(size):
-        raise ForeignFileError(f"{where}: a segmentation is not of the image's size {size}")
+        found = shown(str(segmentation.get("size")))
+        raise ForeignFileError(
+            f"{where}: a segmentation is of size {found}, not of the image's size {size}"
+        )
     if isinstance(given, str) and not _COMPRESSED.fullmatch(given):
         raise ForeignFileError(f"{where}: {shown(given)} is no compressed run lengths")
     runs = rle_runs(given) if isinstance(given, str) else given

@@ -43,6 +43,7 @@ def register_scenes(
         "thing_dataset_id_to_contiguous_id": mapping,
         "evaluator_type": "voc",
         "evaluation_name": f"{name}_eval",
+        "sem_seg_evaluation_name": f"{name}_eval",
         "difficult_in_labels": False,
     }
     what = ("scenes", folder, identity(chosen, split))
