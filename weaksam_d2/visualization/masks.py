@@ -67,7 +67,8 @@ def draw_mask_set(image: np.ndarray, masks: Proposals) -> np.ndarray:
     codes: list[dict[str, Any]] = [
         {"size": masks.image_size, "counts": counts} for counts in masks.masks
     ]
-    areas = coco_mask.area(codes) if codes else np.zeros(0)
-    order = np.argsort(-areas.astype(np.int64), kind="stable")
+    # One by one: pycocotools cannot take more than 255 of them.
+    areas = np.array([int(coco_mask.area(code)) for code in codes], np.int64)
+    order = np.argsort(-areas, kind="stable")
     colors = [class_color(number) for number in range(len(codes))]
     return tint_masks(image, [codes[i] for i in order], colors)

@@ -182,7 +182,7 @@ def _groupings(
     return compare_groupings(
         segmenters,
         [masked[str(r["image_id"])] for r in weak_records(dataset) if r["image_id"] in masked],
-        boxes=true_boxes([dataset]),
+        boxes=true_boxes(dataset),
         fuse=fuse,
         truth=truth_reader(dataset),
         space=LabelSpace.from_metadata(dataset, MetadataCatalog.get(dataset)),

@@ -66,7 +66,7 @@ class OpenVocabularyDetector:
 
 
 class GivenBoxes:
-    """True boxes, each with score 1, by image id: for analysis, never weak supervision.
+    """True boxes, each with score 1, by image file: for analysis, never weak supervision.
 
     Crowd regions are no objects; difficult objects are.
     """
@@ -90,39 +90,32 @@ class GivenBoxes:
         return ClassBoxes(known.boxes[rows], known.scores[rows], known.classes[rows])
 
     def _of(self, record: Mapping[str, Any]) -> ClassBoxes:
-        image_id = str(record["image_id"])
-        if image_id not in self.boxes:
+        if record["file_name"] not in self.boxes:
             raise KeyError(
-                f"image '{image_id}' has no true boxes in {self.where}; name its data set in "
-                "DATASETS.TRAIN or DATASETS.TEST, or set BOXSAM.DETECTOR.BOXES to 'detected'"
+                f"image '{record['image_id']}' has no true boxes in {self.where}; name its data "
+                "set in DATASETS.TRAIN or DATASETS.TEST, or set BOXSAM.DETECTOR.BOXES to 'detected'"
             )
-        return self.boxes[image_id]
+        return self.boxes[record["file_name"]]
 
 
-def true_boxes(names: Sequence[str]) -> dict[str, ClassBoxes]:
-    """True boxes of weak data sets, from their annotated twins (``metadata.evaluation_name``).
+def true_boxes(name: str) -> dict[str, ClassBoxes]:
+    """True boxes of a weak data set by image id, from its twin (``metadata.evaluation_name``).
 
     Raises:
-        ValueError: a set without a twin, or an image id that is of two images.
+        ValueError: a set without a twin.
     """
-    found: dict[str, ClassBoxes] = {}
-    files: dict[str, str] = {}
-    for name in dict.fromkeys(names):
-        twin = MetadataCatalog.get(name).get("evaluation_name", "")
-        if not twin:
-            raise ValueError(
-                f"data set '{name}' has no annotated twin (metadata.evaluation_name), and "
-                "BOXSAM.DETECTOR.BOXES is 'given'"
-            )
-        for record in DatasetCatalog.get(twin):
-            image_id = str(record["image_id"])
-            if files.setdefault(image_id, record["file_name"]) != record["file_name"]:
-                raise ValueError(
-                    f"image id '{image_id}' of '{name}' is of another image in another data set; "
-                    "name one of the sets alone in DATASETS.TRAIN and DATASETS.TEST"
-                )
-            found[image_id] = _boxes_of(record)
-    return found
+    return {str(record["image_id"]): _boxes_of(record) for record in _twin_records(name)}
+
+
+def _twin_records(name: str) -> list[dict[str, Any]]:
+    twin = MetadataCatalog.get(name).get("evaluation_name", "")
+    if not twin:
+        raise ValueError(
+            f"data set '{name}' has no annotated twin (metadata.evaluation_name), and "
+            "BOXSAM.DETECTOR.BOXES is 'given'"
+        )
+    records: list[dict[str, Any]] = DatasetCatalog.get(twin)
+    return records
 
 
 def _boxes_of(record: Mapping[str, Any]) -> ClassBoxes:
@@ -149,7 +142,9 @@ def build_detector(cfg: Any, class_names: Sequence[str]) -> Detector:
     if node.BOXES == "given":
         names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
         logger.warning("true boxes of %s are used: this is analysis, no weak supervision", names)
-        return GivenBoxes(true_boxes(names), where=f"the twins of {names}")
+        # By file: the training and the test set may both have an image "1".
+        boxes = {r["file_name"]: _boxes_of(r) for name in names for r in _twin_records(name)}
+        return GivenBoxes(boxes, where=f"the twins of {names}")
     settings = BoxSettings(node.BOX_THRESHOLD, node.NMS, node.CROSS_CLASS_NMS, node.MAX_BOXES)
     return OpenVocabularyDetector(
         load_grounding_dino(node.MODEL, cfg.MODEL.DEVICE),
