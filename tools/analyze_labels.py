@@ -44,8 +44,9 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", required=True, metavar="FILE")
-    for name, what in (("before", "labels"), ("after", "labels"), ("masks", "a store of masks")):
-        parser.add_argument(f"--{name}", type=Path, required=True, help=what, metavar="DIR")
+    parser.add_argument("--before", type=Path, required=True, help="labels", metavar="DIR")
+    parser.add_argument("--after", type=Path, required=True, help="labels", metavar="DIR")
+    parser.add_argument("--masks", type=Path, required=True, help="a store of masks", metavar="DIR")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--dataset", default="", help="default: the only one of DATASETS.TRAIN")
     parser.add_argument("--worst", type=int, default=5, help="images that are drawn")
