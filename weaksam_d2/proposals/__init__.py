@@ -1,6 +1,11 @@
 """Prompts and SAM, or a classic method, to proposal boxes (WeakSAM, Sec. 3.2)."""
 
-from .build import PROPOSAL_METHOD_REGISTRY, ProposalMethod, build_proposal_method
+from .build import (
+    PROPOSAL_METHOD_REGISTRY,
+    ProposalMethod,
+    build_proposal_method,
+    proposal_method,
+)
 from .edge_boxes import EdgeBoxes, edge_boxes_model  # registers the proposal method EdgeBoxes
 from .filter import Candidates, FilterSettings, clean_boxes, filter_masks, merge_sources
 from .generate import ProposalsSummary, generate_proposals
@@ -22,4 +27,5 @@ __all__ = [
     "filter_masks",
     "generate_proposals",
     "merge_sources",
+    "proposal_method",
 ]

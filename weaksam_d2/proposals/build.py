@@ -8,7 +8,12 @@ from detectron2.utils.registry import Registry
 
 from weaksam_d2.artifacts import Prompts, Proposals
 
-__all__ = ["PROPOSAL_METHOD_REGISTRY", "ProposalMethod", "build_proposal_method"]
+__all__ = [
+    "PROPOSAL_METHOD_REGISTRY",
+    "ProposalMethod",
+    "build_proposal_method",
+    "proposal_method",
+]
 
 PROPOSAL_METHOD_REGISTRY = Registry("PROPOSAL_METHOD")
 PROPOSAL_METHOD_REGISTRY.__doc__ = """Methods that propose boxes for one image.
@@ -33,11 +38,16 @@ class ProposalMethod(Protocol):
         """
 
 
-def build_proposal_method(cfg: Any) -> ProposalMethod:
-    """The method of ``WEAKSAM.PROPOSALS.METHOD``; ValueError names the allowed ones."""
+def proposal_method(cfg: Any) -> Any:
+    """The registered method of ``WEAKSAM.PROPOSALS.METHOD``; ValueError names the allowed ones."""
     name = cfg.WEAKSAM.PROPOSALS.METHOD
     known = sorted(key for key, _ in PROPOSAL_METHOD_REGISTRY)
     if name not in known:
         raise ValueError(f"WEAKSAM.PROPOSALS.METHOD is {name!r}, allowed: {', '.join(known)}")
-    method: ProposalMethod = PROPOSAL_METHOD_REGISTRY.get(name)(cfg)
+    return PROPOSAL_METHOD_REGISTRY.get(name)
+
+
+def build_proposal_method(cfg: Any) -> ProposalMethod:
+    """Build the method of ``WEAKSAM.PROPOSALS.METHOD``; ValueError names the allowed ones."""
+    method: ProposalMethod = proposal_method(cfg)(cfg)
     return method

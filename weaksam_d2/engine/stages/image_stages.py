@@ -40,10 +40,10 @@ from weaksam_d2.engine.stages.stage import (
 )
 from weaksam_d2.prompts import build_prompt_sources, generate_prompts
 from weaksam_d2.proposals import (
-    PROPOSAL_METHOD_REGISTRY,
     build_proposal_method,
     edge_boxes_model,
     generate_proposals,
+    proposal_method,
 )
 from weaksam_d2.pseudo_gt import (
     build_fusion,
@@ -233,7 +233,7 @@ def proposals_stage(
         inputs.append(("sam", weights))
     if cfg.WEAKSAM.PROPOSALS.METHOD == "EdgeBoxes":
         inputs.append(("edge_boxes", edge_boxes_model(cfg)))
-    used = [PROPOSAL_METHOD_REGISTRY.get(cfg.WEAKSAM.PROPOSALS.METHOD)]
+    used = [proposal_method(cfg)]
     described = describe_records(dataset, records)
     request = place.request("proposals", cfg, described, inputs, uses=used)
     method = build_once(lambda: build_proposal_method(cfg))
