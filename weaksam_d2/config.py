@@ -231,6 +231,7 @@ def _add_stages(cfg: Any) -> None:
     cfg.PIPELINE.MASKS_CONFIG = ""  # a detector with masks, on pseudo masks; "": no such stage
     cfg.PIPELINE.SEGMENTER_CONFIG = ""  # a segmenter; the pipeline then leads there
     cfg.PIPELINE.BASELINE_CAMS_CONFIG = ""  # another classifier, to compare its maps and labels
+    cfg.PIPELINE.SEGMENTER_LABELS = ""  # which of LABELS it learns from; "": the last
     cfg.PIPELINE.LABELS = ("CAM", "SEPL")  # label sources in order; CRF: CAM through the dense CRF
     cfg.PIPELINE.STAGES = ("cams", "prompts", "proposals", "wsod", "pseudo_gt", "retrain", "masks")
     cfg.PIPELINE.ROUNDS = 1  # of self-training: the retrained detector labels, a new one learns

@@ -111,7 +111,7 @@ class SegmentationLayout(Layout):
 
     @property
     def segmenter(self) -> Path:
-        """The segmenter, trained on the last labels."""
+        """The segmenter, trained on the labels that were chosen."""
         return self.root / "segment" / "segmenter"
 
     @property

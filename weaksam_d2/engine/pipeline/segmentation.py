@@ -23,7 +23,7 @@ _WITH_CRF = "CRF"  # the maps' labels once more, through the dense CRF
 
 
 class SegmentationPipeline(StagedPipeline):
-    """Pseudo labels by each source of ``PIPELINE.LABELS`` in turn, and a segmenter on the last.
+    """Pseudo labels by each source of ``PIPELINE.LABELS`` in turn, and a segmenter on one of them.
 
     A source that reads labels takes those made just before it, so ("CAM", "SEPL") refines the maps'
     labels and ("CAM", "CRF", "SEPL") those of the CRF. With ``PIPELINE.BASELINE_CAMS_CONFIG``
@@ -41,10 +41,11 @@ class SegmentationPipeline(StagedPipeline):
     def __init__(self, settings: PipelineSettings) -> None:
         super().__init__(settings)
         self.layout = SegmentationLayout(settings.output)
-        for name in self.cfg.PIPELINE.LABELS:
-            LABEL_SOURCE_REGISTRY.get(_source_of(name))
         if not self.cfg.PIPELINE.LABELS:
             raise ValueError("PIPELINE.LABELS is empty; name a label source, such as ('CAM',)")
+        for name in self.cfg.PIPELINE.LABELS:
+            LABEL_SOURCE_REGISTRY.get(_source_of(name))
+        self._teacher()
 
     def default_stages(self) -> Sequence[str]:
         """SAM masks where they are stored, maps where there is a classifier, then the rest."""
@@ -136,12 +137,23 @@ class SegmentationPipeline(StagedPipeline):
         return {}
 
     def _segment(self) -> None:
-        names = self.cfg.PIPELINE.LABELS
-        self._segment_on(self.layout.segmenter, self.layout.labels(names[-1]))
-        if self.cfg.PIPELINE.ABLATIONS and len(names) > 1:
-            self._segment_on(self.layout.segmenter_before, self.layout.labels(names[0]))
+        first, chosen = self.cfg.PIPELINE.LABELS[0], self._teacher()
+        self._segment_on(self.layout.segmenter, self.layout.labels(chosen))
+        if self.cfg.PIPELINE.ABLATIONS and first != chosen:
+            self._segment_on(self.layout.segmenter_before, self.layout.labels(first))
         if self.cfg.PIPELINE.SUPERVISED_TWIN:
             self._supervised()
+
+    def _teacher(self) -> str:
+        """The labels that the segmenter learns from."""
+        pipeline = self.cfg.PIPELINE
+        chosen = str(pipeline.SEGMENTER_LABELS) or str(pipeline.LABELS[-1])
+        if chosen not in pipeline.LABELS:
+            raise ValueError(
+                f"PIPELINE.SEGMENTER_LABELS is {chosen!r}, expected one of PIPELINE.LABELS "
+                f"{tuple(pipeline.LABELS)}"
+            )
+        return chosen
 
     def _segment_on(self, output: Path, labels: Path) -> None:
         cfg = self.stage_config("segment")
