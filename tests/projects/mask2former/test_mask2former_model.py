@@ -162,11 +162,14 @@ def test_the_semantic_task_trains_and_scores_every_pixel(tiny_model: Model, samp
     assert found["sem_seg"].min() >= 0
 
 
-def test_mixed_precision_gives_losses_and_gradients(tiny_model: Model, sample: Sample) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision_gives_losses_and_gradients(
+    tiny_model: Model, sample: Sample, dtype: torch.dtype
+) -> None:
     model = tiny_model()
     torch.manual_seed(1)
     exact = model([sample(0, 1)])
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=dtype):
         torch.manual_seed(1)
         rounded = model([sample(0, 1)])
         found = tiny_model().eval()([sample()])[0]["instances"]
