@@ -1,7 +1,7 @@
 """What evaluators share: ground truth of records, predictions of all ranks, in memory."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
-__all__ = ["DetectionEvaluator", "Detections", "GroundTruth", "gather_by_image"]
+__all__ = ["DetectionEvaluator", "Detections", "GroundTruth", "gather_by_image", "require_all"]
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,19 @@ def gather_by_image(
     return {key: joined[key] for key in image_ids if key in joined}
 
 
+def require_all(image_ids: Sequence[str], predicted: Collection[str]) -> None:
+    """Raise ValueError if images of the split have no prediction; says how many and the first.
+
+    A missing image would count as "nothing found" and lower every figure unnoticed.
+    """
+    missing = [image_id for image_id in image_ids if image_id not in predicted]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(image_ids)} images have no prediction, the first is "
+            f"{missing[0]!r}; the loader must cover the whole split"
+        )
+
+
 class DetectionEvaluator(DatasetEvaluator):
     """Collects the detections of a split; a subclass turns them into figures in ``compute``.
 
@@ -161,13 +174,7 @@ class DetectionEvaluator(DatasetEvaluator):
         detections = gather_by_image(self._part, self.image_ids, distributed=self._distributed)
         if detections is None:
             return {}
-        missing = [image_id for image_id in self.image_ids if image_id not in detections]
-        if missing:
-            # A missing image would count as "nothing found" and lower every figure unnoticed.
-            raise ValueError(
-                f"{len(missing)} of {len(self.image_ids)} images have no prediction, the first is "
-                f"{missing[0]!r}; the loader must cover the whole split"
-            )
+        require_all(self.image_ids, detections)
         return self.compute(detections)
 
     def compute(self, detections: Mapping[str, Detections]) -> dict[str, dict[str, float]]:

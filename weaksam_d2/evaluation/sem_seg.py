@@ -11,7 +11,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from weaksam_d2.artifacts import LabelSpace, SemSegLabelsWriter, merge_sem_seg_labels
-from weaksam_d2.evaluation.collect import gather_by_image
+from weaksam_d2.evaluation.collect import gather_by_image, require_all
 from weaksam_d2.evaluation.label_figures import LabelFigures, LabelTally, Truth, joined_figures
 from weaksam_d2.ops import best_labels
 
@@ -160,12 +160,7 @@ class WSSSEvaluator(DatasetEvaluator):
             matrices = comm.gather(self._tally.matrix, dst=0)
         if seen is None or counts is None:
             return {}
-        missing = [image_id for image_id in self._ids if image_id not in seen]
-        if missing:
-            raise ValueError(
-                f"{len(missing)} of {len(self._ids)} images have no prediction, the first is "
-                f"{missing[0]!r}; the loader must cover the whole split"
-            )
+        require_all(self._ids, seen)
         if self._folder is not None and self._several():
             self._merge(self._folder)
         if self._truth is None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectron2.data import MetadataCatalog
 
 from weaksam_d2.artifacts import RunManifest, SemSegLabels
 from weaksam_d2.engine.pipeline.figures import detector_figures, is_complete, stage_seconds
@@ -49,10 +50,9 @@ def collect_segmentation_metrics(
 
 def train_truth(train: str) -> TrueLabels | None:
     """The true label maps of the training images, for figures and pictures; None without any."""
-    try:
-        truth = truth_reader(train)
-    except ValueError:  # nobody has labeled its pixels: a user's own photographs
-        return None
+    if not MetadataCatalog.get(train).get("sem_seg_evaluation_name", ""):
+        return None  # nobody has labeled its pixels: a user's own photographs
+    truth = truth_reader(train)
     return truth if truth.image_ids else None
 
 
