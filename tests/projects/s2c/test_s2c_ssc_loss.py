@@ -1,5 +1,7 @@
 """SAM-Segment Contrasting (wsss.md, Sec. 6.3)."""
 
+import importlib
+
 import pytest
 import torch
 from torch import Tensor
@@ -72,13 +74,17 @@ def test_loss_and_gradient_equal_the_loops(scale: float, absent: bool) -> None:
     torch.testing.assert_close(given[0].grad, given[1].grad, rtol=1e-4, atol=1e-7)
 
 
-def test_the_number_of_pixels_may_exceed_a_chunk() -> None:
-    generator = torch.Generator().manual_seed(1)
-    features = torch.rand(1, 3, 10, 10, generator=generator)
-    segments = torch.randint(0, 4, (1, 100, 100), generator=generator)
-    torch.testing.assert_close(
-        segment_contrast_loss(features, segments), loss_of_loops(features, segments, 2.0)
-    )
+def test_rows_are_done_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = torch.rand(1, 3, 10, 10, generator=torch.Generator().manual_seed(1))
+    segments = torch.randint(0, 4, (1, 100, 90), generator=torch.Generator().manual_seed(2))
+    given = [features.clone().requires_grad_() for _ in range(2)]
+    ssc_loss = importlib.import_module("weaksam_d2.projects.s2c.ssc_loss")
+    monkeypatch.setattr(ssc_loss, "_LOGITS", 7 * 90 * 3)  # seven rows of three segments
+    ours, theirs = segment_contrast_loss(given[0], segments), loss_of_loops(given[1], segments, 2.0)
+    ours.backward()
+    theirs.backward()
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(given[0].grad, given[1].grad, rtol=1e-4, atol=1e-7)
 
 
 def test_one_segment_gives_no_loss_and_no_gradient_but_stays_in_the_graph() -> None:
