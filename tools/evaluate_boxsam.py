@@ -79,16 +79,19 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _rows(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Part, figure and value; figures of classes are in the file."""
-    rows: list[tuple[str, str, Any]] = []
-    for part, value in figures.items():
-        if part == "groupings":
-            rows += [(mode, name, v) for mode, row in value.items() for name, v in row.items()]
-        elif isinstance(value, dict):
-            rows += [(part, k, v) for k, v in value.items() if not k.startswith("AP-")]
-        elif part != "warning":
-            rows.append(("", part, value))
-    return [(a, b, f"{v:.2f}" if isinstance(v, float) else str(v)) for a, b, v in rows]
+    """Part, figure and value, with its interval; figures of classes are in the file."""
+    parts = {name: value for name, value in figures.items() if isinstance(value, dict)}
+    facts = [("", k, str(v)) for k, v in figures.items() if k not in (*parts, "warning")]
+    groupings = parts.pop("groupings", {})
+    rows = []
+    for part, value in {**parts, **groupings}.items():
+        for name, number in value.items():
+            if name.startswith("AP-") or name.endswith(("_low", "_high")):
+                continue
+            low, high = value.get(f"{name}_low"), value.get(f"{name}_high")
+            interval = "" if low is None else f" ({low:.2f}–{high:.2f})"
+            rows.append((part, name, f"{number:.2f}{interval}"))
+    return facts + rows
 
 
 if __name__ == "__main__":

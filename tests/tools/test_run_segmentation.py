@@ -39,7 +39,7 @@ def finished(mobile_sam: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 def test_maps_labels_and_segmenter_have_their_figures(finished: tuple[Path, Path]) -> None:
     metrics = json.loads((finished[1] / "metrics.json").read_text())
-    assert set(metrics["labels"]) == {"CAM", "SEPL"}
+    assert set(metrics["labels"]) == {"CAM", "CRF", "SEPL"}
     for figures in metrics["labels"].values():
         assert figures["mIoU_low"] <= figures["mIoU"] <= figures["mIoU_high"]
     assert {"mIoU", "mIoU_before", "train_mIoU"} <= set(metrics["segment"])
@@ -47,7 +47,7 @@ def test_maps_labels_and_segmenter_have_their_figures(finished: tuple[Path, Path
 
 
 def test_sepl_changes_labels_only_to_classes_that_they_had(finished: tuple[Path, Path]) -> None:
-    before, after = (SemSegLabels.open(finished[1] / "labels" / n) for n in ("CAM", "SEPL"))
+    before, after = (SemSegLabels.open(finished[1] / "labels" / n) for n in ("CRF", "SEPL"))
     masks = ProposalStore.open(finished[1] / "sam_masks" / TRAIN)
     assert before.image_ids == after.image_ids == list(masks.image_ids)
     changed = 0

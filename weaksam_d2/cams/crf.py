@@ -79,7 +79,8 @@ def _library() -> ModuleType:
     except ImportError as error:
         raise ImportError(
             f"the dense CRF needs pydensecrf, which cannot be imported ({error}): install it with "
-            f"{_INSTALL}, or leave WEAKSAM.LABELS.CRF empty"
+            f"{_INSTALL}, or leave WEAKSAM.LABELS.CRF empty (and "
+            "CRF out of PIPELINE.LABELS, with SEPL.START cam)"
         ) from error
     library: ModuleType = densecrf
     return library

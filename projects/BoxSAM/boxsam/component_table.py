@@ -18,12 +18,12 @@ from .evaluate import (
     LastEmbedding,
     ScoreRecorder,
     box_figures,
-    compare_groupings,
     tag_figures,
     tag_ranking,
 )
 from .fuse import FuseSettings
 from .grounding_dino import seen_in_training
+from .grouping_figures import compare_groupings
 from .segmenter import BoxSegmenter
 from .tag_scores import TagScores
 from .tagger import ScoredTags, build_tag_scorer, build_tagger
@@ -186,5 +186,6 @@ def _groupings(
         fuse=fuse,
         truth=truth_reader(dataset),
         space=LabelSpace.from_metadata(dataset, MetadataCatalog.get(dataset)),
+        bootstrap=cfg.TEST.BOOTSTRAP,
         on_progress=on_progress,
     )

@@ -37,9 +37,10 @@ def test_a_source_that_reads_prompts_adds_their_stage(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "error", "message"),
     [
-        ("PIPELINE.SEGMENTER_LABELS", "CRF", ValueError, "expected one of PIPELINE.LABELS"),
+        ("PIPELINE.SEGMENTER_LABELS", "BoxSAM", ValueError, "expected one of PIPELINE.LABELS"),
         ("PIPELINE.LABELS", "()", ValueError, "name a label source"),
         ("PIPELINE.LABELS", "('Magic',)", KeyError, "Magic"),
+        ("WEAKSAM.LABELS.CRF", "", ValueError, "WEAKSAM.LABELS.CRF is ''"),
     ],
 )
 def test_labels_that_do_not_exist_are_refused(

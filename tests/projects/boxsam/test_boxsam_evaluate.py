@@ -1,5 +1,6 @@
 """Figures of the parts."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def judged(animals: str) -> str:
 
 def test_the_parts_of_given_boxes_are_judged_by_the_twins(cfg: Any, judged: str) -> None:
     cfg.DATASETS.TRAIN, cfg.BOXSAM.DETECTOR.BOXES = (judged,), "given"
+    cfg.TEST.BOOTSTRAP = 50
     figures, scores = component_figures(
         cfg, judged, {}, parts=("tags", "boxes", "labels", "groupings")
     )
@@ -90,6 +92,9 @@ def test_the_parts_of_given_boxes_are_judged_by_the_twins(cfg: Any, judged: str)
     assert groupings["mIoU"] == pytest.approx(figures["labels"]["mIoU"])
     assert (groupings["box_recall"], groupings["box_precision"]) == (100, 75)
     assert groupings["boxes"] == 2
+    # All boxes are in one image: a resample without it has nothing to measure.
+    assert (groupings["box_precision_low"], groupings["box_precision_high"]) == (75, 75)
+    assert groupings["mIoU_low"] <= groupings["mIoU"] <= groupings["mIoU_high"]
     # The highest predicted IoU is of the mask of half the sides.
     small = figures["groupings"]["predicted_iou"]
     dog = (5 * 12) / (20 * 24 / 2), 0.5
@@ -120,3 +125,16 @@ def test_what_cannot_be_judged_is_refused(cfg: Any, animals: str) -> None:
         component_figures(cfg, animals, {}, parts=("masks",))
     with pytest.raises(ValueError, match="mask_evaluation_name"):
         component_figures(cfg, animals, {}, parts=("groupings",))
+
+
+def test_figures_of_boxes_are_means_over_all_boxes_with_intervals_over_images() -> None:
+    figures_of = importlib.import_module("weaksam_d2.projects.boxsam.grouping_figures")
+    shares = [[(1.0, 0.5), (0.0, 0.5)], [], [(0.8, 0.2)]]
+    figures = figures_of._box_figures(shares, 500)
+    assert (figures["box_recall"], figures["boxes"]) == (pytest.approx(60), 3)
+    # Of three images: the first alone gives 50, the third alone 80.
+    assert figures["box_recall_low"] == pytest.approx(50)
+    assert figures["box_recall_high"] == pytest.approx(80)
+    assert figures["box_precision"] == pytest.approx(40)
+    empty = figures_of._box_figures([[]], 0)
+    assert np.isnan(empty["box_recall"]) and empty["boxes"] == 0

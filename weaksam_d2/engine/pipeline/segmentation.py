@@ -7,6 +7,7 @@ from typing import Any
 
 from detectron2.data import MetadataCatalog
 
+from weaksam_d2.cams.crf import crf_setting
 from weaksam_d2.data import DATASET_MAPPER_REGISTRY, LABEL_SOURCE_REGISTRY
 from weaksam_d2.engine.pipeline.base import PipelineSettings, StagedPipeline
 from weaksam_d2.engine.pipeline.layout import SegmentationLayout
@@ -45,6 +46,8 @@ class SegmentationPipeline(StagedPipeline):
             raise ValueError("PIPELINE.LABELS is empty; name a label source, such as ('CAM',)")
         for name in self.cfg.PIPELINE.LABELS:
             LABEL_SOURCE_REGISTRY.get(_source_of(name))
+        if _WITH_CRF in self.cfg.PIPELINE.LABELS:
+            crf_setting(self.cfg.WEAKSAM.LABELS.CRF)  # a missing library is said now, not in hours
         self._teacher()
 
     def default_stages(self) -> Sequence[str]:
