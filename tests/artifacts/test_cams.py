@@ -143,7 +143,9 @@ def test_wrong_maps_name_the_image(tmp_path: Path, change: dict[str, Any], words
 
 
 @pytest.mark.parametrize(
-    "change", [{"scales": ()}, {"normalize": "mean"}, {"cross_rows": "pixel"}], ids=str
+    "change",
+    [{"scales": ()}, {"normalize": "mean"}, {"normalize": "none"}, {"cross_rows": "pixel"}],
+    ids=str,
 )
 def test_wrong_header_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):

@@ -101,6 +101,15 @@ def test_division_by_the_maximum_subtracts_no_minimum() -> None:
         fuse_scales([maps], (2, 2), normalize="sum")
 
 
+def test_maps_that_are_normalized_already_stay_as_they_are() -> None:
+    maps = torch.tensor([[[0.25, 0.5], [0.75, 0.5]], [[0.0, 0.0], [0.0, 1.0]]])
+    assert torch.equal(fuse_scales([maps], (2, 2), normalize="none"), maps)
+    enlarged = fuse_scales([maps], (7, 5), normalize="none")
+    expected = F.interpolate(maps[None], (7, 5), mode="bilinear", align_corners=False)[0]
+    torch.testing.assert_close(enlarged, expected)
+    assert enlarged.min() >= 0 and enlarged.max() <= 1
+
+
 def test_no_classes_give_no_maps_and_no_scales_are_refused() -> None:
     assert fuse_scales([torch.zeros(0, 2, 2)], (4, 6)).shape == (0, 4, 6)
     with pytest.raises(ValueError, match="at least one scale"):

@@ -16,6 +16,7 @@ from weaksam_d2.artifacts.coco_parts import (
     write_pseudo_gt_folder,
 )
 from weaksam_d2.artifacts.detections_file import DetectionsFile
+from weaksam_d2.artifacts.foreign_errors import ForeignFileError, UnsafePickleError
 from weaksam_d2.artifacts.foreign_labels import ForeignLabels, open_label_folder
 from weaksam_d2.artifacts.io import (
     ArtifactError,
@@ -37,6 +38,8 @@ from weaksam_d2.artifacts.manifest import (
     describe_input,
     list_outputs,
 )
+from weaksam_d2.artifacts.pickle_stream import PickleStream
+from weaksam_d2.artifacts.plain_pickles import load_plain_npy, load_plain_pickle
 from weaksam_d2.artifacts.prompt_peaks import PEAK_DTYPE, make_peaks
 from weaksam_d2.artifacts.prompt_set import Prompts, PromptSet, PromptSetWriter
 from weaksam_d2.artifacts.proposal_store import Proposals, ProposalStore, ProposalStoreWriter
@@ -72,9 +75,11 @@ __all__ = [
     "CamStoreWriter",
     "CategoryMap",
     "DetectionsFile",
+    "ForeignFileError",
     "ForeignLabels",
     "ImageId",
     "LabelSpace",
+    "PickleStream",
     "PromptSet",
     "PromptSetWriter",
     "Prompts",
@@ -86,6 +91,7 @@ __all__ = [
     "RunManifest",
     "SemSegLabels",
     "SemSegLabelsWriter",
+    "UnsafePickleError",
     "atomic_folder",
     "atomic_write",
     "check_identity",
@@ -94,6 +100,8 @@ __all__ = [
     "describe_input",
     "label_file_name",
     "list_outputs",
+    "load_plain_npy",
+    "load_plain_pickle",
     "make_peaks",
     "merge_cam_stores",
     "merge_detection_folders",

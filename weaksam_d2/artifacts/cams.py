@@ -19,6 +19,7 @@ from weaksam_d2.artifacts.io import Array, ArtifactError, ImageId
 FORMAT = "weaksam_d2.cams/1"
 GATES = ("gt", "pred")  # which classes have maps: those of the tags, or the predicted ones
 CROSS_ROWS = ("class", "image")
+NORMALIZATIONS = ("minmax", "max", "none")
 
 _KINDS = ("coarse", "fine", "cross")
 
@@ -47,8 +48,9 @@ class CamMaps:
 class CamStoreWriter(ArrayFolderWriter):
     """Write a `CamStore` image by image, in data set order (see `ArrayFolderWriter`).
 
-    ``network`` names the registered network, ``scales`` are factors of the image size, and
-    ``normalize`` ("minmax" or "max") is how a reader should normalize. With cross-attention,
+    ``network`` names the registered network, or the layout of imported files; ``scales`` are
+    factors of the image size, and ``normalize`` ("minmax", "max", or "none" for maps of one scale
+    that are normalized already) is how a reader should normalize. With cross-attention,
     ``heads`` counts heads, ``blocks`` lists blocks from 1, and ``cross_rows`` says whether a row
     belongs to a "class" or to the "image". Maps are stored as float16.
     """
@@ -70,8 +72,13 @@ class CamStoreWriter(ArrayFolderWriter):
     ) -> None:
         if not scales:
             raise ValueError("scales must name at least one factor, got none")
-        if normalize not in ("minmax", "max"):
-            raise ValueError(f"normalize must be 'minmax' or 'max', got {normalize!r}")
+        if normalize not in NORMALIZATIONS:
+            raise ValueError(f"normalize must be one of {NORMALIZATIONS}, got {normalize!r}")
+        if normalize == "none" and len(scales) > 1:
+            raise ValueError(
+                f"the maps of {len(scales)} scales are added when they are read and cannot be "
+                "normalized before: normalize must be 'minmax' or 'max'"
+            )
         if cross_rows not in CROSS_ROWS:
             raise ValueError(f"cross_rows must be one of {CROSS_ROWS}, got {cross_rows!r}")
         header = {

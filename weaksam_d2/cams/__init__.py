@@ -14,6 +14,8 @@ from .crf import CRF_SETTINGS, CrfSetting, RefinedLabels, crf_setting, dense_crf
 from .generate import CamsSummary, generate_cams, view_size
 from .labels import CAM, FullCam, read_cam  # registers the label source CAM
 from .mctformer import MCTformer  # registers the CAM network MCTformer
+from .official_files import OFFICIAL_LAYOUTS
+from .official_maps import OfficialCams, find_official_files, import_official_cams
 from .weaktr import WeakTr  # registers the CAM network WeakTr
 
 __all__ = [
@@ -30,13 +32,17 @@ __all__ = [
     "FullCam",
     "ImageClassifier",
     "MCTformer",
+    "OFFICIAL_LAYOUTS",
+    "OfficialCams",
     "RefinedLabels",
     "ViewMaps",
     "WeakTr",
     "check_pretrained",
     "crf_setting",
     "dense_crf",
+    "find_official_files",
     "generate_cams",
+    "import_official_cams",
     "load_clip",
     "read_cam",
     "view_size",

@@ -97,6 +97,7 @@ def iter_fused_maps(
 _NORMALIZE: dict[str, Callable[..., Tensor]] = {
     "minmax": normalize_map,
     "max": divide_by_maximum,
+    "none": lambda m, eps=0.0: m.clamp(0, 1),  # interpolation rounds, and a label wants [0, 1]
 }
 
 
@@ -111,8 +112,9 @@ def fuse_scales(
     """Upsample the maps of several scales to the image, add them, normalize each to [0, 1].
 
     maps: one (n, h, w) tensor for each scale, in which the mirrored view is already flipped back
-    and added. size: (height, width) of the image. normalize: "minmax" (``normalize_map``) or "max"
-    (``divide_by_maximum``); eps: see there; None: theirs. chunk: maps that are upsampled at once.
+    and added. size: (height, width) of the image. normalize: "minmax" (``normalize_map``), "max"
+    (``divide_by_maximum``) or "none" (the sum is in [0, 1] already and is cut to it); eps: see
+    there; None: theirs. chunk: maps that are upsampled at once.
     Returns float32 (n, height, width). Raises ValueError without scales, if their n differ, or for
     another ``normalize``. WeakSAM, Sec. 3.1; wsss.md, Sec. 1.1.
     """

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from weaksam_d2.artifacts import load_plain_pickle
 from weaksam_d2.cams.checkpoints import read_state
-from weaksam_d2.proposals.convert import load_plain_pickle
 from weaksam_d2.weights import WeightsError, resolve_weights
 
 from .checkpoint_names import HUB, family_of, hub_name, official_name

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from weaksam_d2.proposals.convert.errors import ForeignFileError
+from weaksam_d2.artifacts import ForeignFileError
 from weaksam_d2.proposals.convert.foreign import (
     ImageRecord,
     box_rows,

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from weaksam_d2.artifacts import ProposalStore
-from weaksam_d2.proposals.convert import READERS, ForeignFileError, import_proposals
+from weaksam_d2.artifacts import ForeignFileError, ProposalStore
+from weaksam_d2.proposals.convert import READERS, import_proposals
 
 RECORDS = [
     {"image_id": i, "height": 40, "width": 60, "file_name": f"{i}.jpg"} for i in ("000005", "ü")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from weaksam_d2.artifacts import ProposalStore, RunManifest, list_outputs
-from weaksam_d2.proposals.convert import ForeignFileError, import_proposals
+from weaksam_d2.artifacts import ForeignFileError, ProposalStore, RunManifest, list_outputs
+from weaksam_d2.proposals.convert import import_proposals
 
 Records = list[dict[str, Any]]
 Import = Callable[..., ProposalStore]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weaksam_d2.proposals.convert.errors import ForeignFileError
+from weaksam_d2.artifacts import ForeignFileError
 from weaksam_d2.proposals.convert.layouts import BoxLayout, LayoutEvidence, detect_layout
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from weaksam_d2.artifacts import ProposalStore
+from weaksam_d2.artifacts import ForeignFileError, ProposalStore
 from weaksam_d2.ops import decode_rle, encode_rle
-from weaksam_d2.proposals.convert import ForeignFileError, check_masks, import_proposals
+from weaksam_d2.proposals.convert import check_masks, import_proposals
 
 Records = list[dict[str, Any]]
 SIZE = (40, 60)

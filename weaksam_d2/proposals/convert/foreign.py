@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .errors import ForeignFileError, shown
+from weaksam_d2.artifacts import ForeignFileError
+from weaksam_d2.artifacts.foreign_errors import shown
 
 __all__ = [
     "ForeignBoxes",

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from weaksam_d2.artifacts import ProposalStoreWriter, RunManifest
+from weaksam_d2.artifacts import ForeignFileError, ProposalStoreWriter, RunManifest
 from weaksam_d2.proposals.filter import clean_boxes
 
-from .errors import ForeignFileError
 from .foreign import ForeignBoxes, ImageRecord, image_records
 from .formats import get_reader
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ForeignFileError
+from weaksam_d2.artifacts import ForeignFileError
 
 __all__ = ["BoxLayout", "LayoutEvidence", "detect_layout"]
 

@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from weaksam_d2.artifacts import ForeignFileError
+from weaksam_d2.artifacts.foreign_errors import shown
 from weaksam_d2.ops.masks import encode_rle
 
-from .errors import ForeignFileError, shown
 from .foreign import ForeignBoxes, ForeignSet, ImageRecord, match_ids, number_column
 from .layouts import BoxLayout
 from .text_files import mask_counts

@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from .errors import ForeignFileError
+from weaksam_d2.artifacts import ForeignFileError
 
 __all__ = ["load_mat"]
 

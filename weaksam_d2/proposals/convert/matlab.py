@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ForeignFileError
+from weaksam_d2.artifacts import ForeignFileError
+
 from .foreign import ForeignBoxes, ForeignSet, ImageRecord, box_rows, match_ids, number_column
 from .layouts import BoxLayout
 from .mat_files import load_mat

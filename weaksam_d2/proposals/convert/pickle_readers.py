@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ForeignFileError, shown
+from weaksam_d2.artifacts import ForeignFileError, load_plain_pickle
+from weaksam_d2.artifacts.foreign_errors import shown
+
 from .foreign import ForeignBoxes, ForeignSet, ImageRecord, box_rows, match_ids, number_column
 from .layouts import BoxLayout, LayoutEvidence, detect_layout
-from .pickles import load_plain_pickle
 
 __all__ = ["OWN_FORMAT", "read_detectron2", "read_mmdet", "read_weaksam", "read_wetectron"]
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from weaksam_d2.artifacts import ForeignFileError
 from weaksam_d2.artifacts.coco_json import rle_runs
+from weaksam_d2.artifacts.foreign_errors import shown
 
-from .errors import ForeignFileError, shown
 from .foreign import ForeignBoxes, ForeignSet, ImageRecord, box_rows, match_ids, number_column
 from .layouts import BoxLayout
 

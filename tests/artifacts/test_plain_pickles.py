@@ -1,6 +1,7 @@
-"""Pickles are read and never run."""
+"""Pickles, and `.npy` files with one, are read and never run."""
 
 import copyreg
+import io
 import os
 import pickle
 import struct
@@ -13,7 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from weaksam_d2.proposals.convert import ForeignFileError, UnsafePickleError, load_plain_pickle
+from weaksam_d2.artifacts import (
+    ForeignFileError,
+    UnsafePickleError,
+    load_plain_npy,
+    load_plain_pickle,
+)
 
 PLAIN = {"text": "é", "bytes": b"\xff\x00", "none": b"", "big": 2**70, "list": [1.5, None, True]}
 
@@ -213,3 +219,110 @@ def test_every_truncation_is_named(tmp_path: Path) -> None:
     for length in range(len(data)):
         with pytest.raises(ForeignFileError):
             load_plain_pickle(save(tmp_path, data[:length]))
+
+
+def npy(pickled: bytes, descr: str = "|O", shape: tuple[int, ...] = ()) -> bytes:
+    """A `.npy` file of these bytes after its header."""
+    file = io.BytesIO()
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + pickled
+
+
+MAPS = np.linspace(0, 1, 24).astype(np.float16).reshape(2, 3, 4)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_saved_dict_is_read_as_numpy_reads_it(tmp_path: Path, protocol: int) -> None:
+    # The second dict has keys of numpy, and arrays that share their memory.
+    for value in ({"keys": np.array([14, 3]), "maps": MAPS}, {np.int64(7): MAPS[0], 3: MAPS[1]}):
+        path = save(tmp_path, npy(pickle.dumps(np.array(value, dtype=object), protocol)))
+        found, expected = load_plain_npy(path), np.load(path, allow_pickle=True).item()
+        assert list(found) == list(expected)
+        for key, array in expected.items():
+            assert found[key].dtype == array.dtype
+            np.testing.assert_array_equal(found[key], array)
+
+
+def test_what_numpy_saves_is_read(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", {4: np.asfortranarray(MAPS[0]), "e": {}})  # type: ignore[arg-type]
+    found = load_plain_npy(tmp_path / "a.npy")
+    np.testing.assert_array_equal(found[4], MAPS[0])
+    assert found["e"] == {}
+    np.save(tmp_path / "b.npy", {})  # type: ignore[arg-type]
+    assert load_plain_npy(tmp_path / "b.npy") == {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_malicious_npy_file_is_refused_and_nothing_runs(tmp_path: Path, name: str) -> None:
+    sentinel = tmp_path / "ran"
+    path = save(tmp_path, npy(attacks(sentinel)[name]))
+    copyreg.add_extension(os.system.__module__, "system", 0xF0)
+    try:
+        with pytest.raises(ForeignFileError, match=r"file\.pkl") as error:
+            load_plain_npy(path)
+    finally:
+        copyreg.remove_extension(os.system.__module__, "system", 0xF0)
+    assert not sentinel.exists()
+    assert isinstance(error.value, UnsafePickleError) or name == "object type"
+
+
+def test_a_call_within_the_saved_dict_is_refused_before_numpy_would_run_it(tmp_path: Path) -> None:
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        sentinel = tmp_path / "ran"
+        value = {"keys": Reduced(os.system, f"touch {sentinel}"), "maps": MAPS}
+        path = save(tmp_path, npy(pickle.dumps(np.array(value, dtype=object), protocol)))
+        with pytest.raises(UnsafePickleError, match=r"system, which is not plain data"):
+            load_plain_npy(path)
+        assert not sentinel.exists()
+        np.load(path, allow_pickle=True)
+        assert sentinel.exists()
+        sentinel.unlink()
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.array([{}, {}], dtype=object),
+        np.array([{}], dtype=object),
+        np.array(None, dtype=object),
+        np.array([[]], dtype=object),
+        np.array({"inner": np.array({"a": 1}, dtype=object)}, dtype=object),
+        np.array({"inner": np.array([None, "a"], dtype=object)}, dtype=object),
+    ],
+    ids=str,
+)
+def test_other_arrays_of_objects_are_refused(
+    tmp_path: Path, value: np.ndarray, protocol: int
+) -> None:
+    data = pickle.dumps(value, protocol)
+    with pytest.raises(UnsafePickleError, match="asks for an array of"):
+        load_plain_npy(save(tmp_path, npy(data)))
+    with pytest.raises(UnsafePickleError, match="asks for an array of"):
+        load_plain_pickle(save(tmp_path, data))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "is not a .npy file"),
+        (pickle.dumps({}), "is not a .npy file"),
+        (b"\x93NUMPY\x01\x00\x08\x00{'a': 1}", "is not a .npy file"),
+        (b"\x93NUMPY\x07\x00\x08\x00{'a': 1}", "is not a .npy file"),
+        (npy(b"\0" * 4, "<f4"), r"holds an array of float32 of shape \(\)"),
+        (npy(pickle.dumps({}), shape=(1,)), r"holds an array of object of shape \(1,\)"),
+        (npy(pickle.dumps({})), "holds a dict, expected an array with a dict in it"),
+        (npy(b""), "is not a readable .npy file"),
+    ],
+)
+def test_npy_files_of_something_else_are_named(tmp_path: Path, data: bytes, words: str) -> None:
+    with pytest.raises(ForeignFileError, match=rf"file\.pkl {words}"):
+        load_plain_npy(save(tmp_path, data))
+
+
+def test_every_truncation_of_an_npy_file_is_named(tmp_path: Path) -> None:
+    data = npy(pickle.dumps(np.array({0: MAPS[0]}, dtype=object)))
+    for length in range(len(data)):
+        with pytest.raises(ForeignFileError, match=r"file\.pkl"):
+            load_plain_npy(save(tmp_path, data[:length]))

@@ -1,4 +1,4 @@
-"""Reading pickles without running them: plain containers, numbers, text and numpy arrays only."""
+"""Pickles and `.npy` files with a pickle, read without being run: plain data only."""
 
 import pickle
 import re
@@ -6,15 +6,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 
-from .errors import ForeignFileError, UnsafePickleError, shown
+from weaksam_d2.artifacts.foreign_errors import ForeignFileError, UnsafePickleError, shown
 
-__all__ = ["load_plain_pickle"]
+__all__ = ["load_plain_npy", "load_plain_pickle"]
 
-_Machine: Any = pickle._Unpickler  # type: ignore[attr-defined]
+_Machine: Any = pickle._Unpickler
 # bool, signed, unsigned, float; bytes and text of a fixed length. Never objects or records.
 _DTYPE = re.compile(r"[<>=|]?(?:[?]|b1|[iuf][1248]|[SaU]\d{1,9})")
 _BUDGET = 4  # bytes that a pickle's calls may make, for each byte of the file
@@ -38,19 +38,61 @@ def load_plain_pickle(path: Path) -> Any:
         UnsafePickleError: the pickle asks for anything else; names the file and what it asked for.
         ForeignFileError: the file is no pickle, or is damaged.
     """
-    path = Path(path)
-    size = path.stat().st_size
     with open(path, "rb") as file:
-        try:
-            return _PlainUnpickler(path, _LimitedFile(file, size), size).load()
-        except ForeignFileError:
-            raise
-        # A damaged pickle fails in any place of the machine that reads it, in many ways.
-        except Exception as error:
+        return _load(Path(path), file, "a readable pickle", "pickle.dump, uncompressed")
+
+
+def load_plain_npy(path: Path) -> dict[Any, Any]:
+    """Load what ``numpy.save(path, a_dict)`` wrote: an array of no dimension that holds a dict.
+
+    What is allowed in the dict, and what a file may cost, is as for `load_plain_pickle`; arrays of
+    objects are refused otherwise.
+
+    Raises:
+        UnsafePickleError: as `load_plain_pickle`.
+        ForeignFileError: the file is no `.npy` file, is damaged, or holds something else.
+    """
+    path = Path(path)
+    with open(path, "rb") as file:
+        shape, dtype = _npy_header(path, file)
+        if shape != () or dtype.kind != "O":
             raise ForeignFileError(
-                f"{path} is not a readable pickle ({type(error).__name__}: {error!s:.200}); "
-                "expected one written by pickle.dump, uncompressed"
-            ) from error
+                f"{path} holds an array of {dtype} of shape {shape}, expected a dict as numpy.save "
+                "writes it"
+            )
+        found = _load(path, file, "a readable .npy file", "numpy.save(path, a dict)", npy=True)
+    if not isinstance(found, _Single):
+        raise ForeignFileError(f"{path} holds {shown(found)}, expected an array with a dict in it")
+    return found.value
+
+
+def _npy_header(path: Path, file: BinaryIO) -> tuple[tuple[int, ...], "np.dtype[Any]"]:
+    try:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        else:
+            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    # A damaged header fails in any place of numpy's reader, as a pickle does.
+    except Exception as error:
+        raise ForeignFileError(
+            f"{path} is not a .npy file ({type(error).__name__}: {error!s:.200})"
+        ) from error
+    return shape, dtype
+
+
+def _load(path: Path, file: BinaryIO, what: str, writer: str, *, npy: bool = False) -> Any:
+    size = path.stat().st_size
+    try:
+        return _PlainUnpickler(path, _LimitedFile(file, size), size, npy=npy).load()
+    except ForeignFileError:
+        raise
+    # A damaged pickle fails in any place of the machine that reads it, in many ways.
+    except Exception as error:
+        raise ForeignFileError(
+            f"{path} is not {what} ({type(error).__name__}: {error!s:.200}); "
+            f"expected one written by {writer}"
+        ) from error
 
 
 class _LimitedFile:
@@ -76,17 +118,28 @@ class _Array:
     """Stands for the class numpy.ndarray, which is named but never called."""
 
 
-class _PlainUnpickler(_Machine):
+class _ObjectType:
+    """Stands for numpy's type of objects, of which no array is ever made."""
+
+
+class _Single(NamedTuple):
+    """Stands for the array of no dimension that a `.npy` file has around its dict."""
+
+    value: dict[Any, Any]
+
+
+class _PlainUnpickler(_Machine):  # type: ignore[misc]
     """The standard library's machine in Python, with every way to foreign code closed.
 
     The machine in C is faster, but allocates what a file tells it to and resolves some codes
     without asking ``find_class``.
     """
 
-    def __init__(self, path: Path, file: _LimitedFile, size: int) -> None:
+    def __init__(self, path: Path, file: _LimitedFile, size: int, *, npy: bool = False) -> None:
         super().__init__(file, fix_imports=False, encoding="latin1")
         self._path = path
         self._budget = _BUDGET * size
+        self._singles = 1 if npy else 0  # arrays around a dict that may still come
         stand_ins: dict[tuple[str, str], Callable[..., Any] | type] = {
             ("numpy", "ndarray"): _Array,
             ("numpy", "dtype"): self._dtype,
@@ -139,10 +192,10 @@ class _PlainUnpickler(_Machine):
         state = self.stack.pop()
         target = self.stack[-1]
         if isinstance(target, np.ndarray):
-            self._fill_array(target, state)
+            self.stack[-1] = self._filled(target, state)
         elif isinstance(target, np.dtype):
             _set_byte_order(target, state)
-        else:
+        elif not isinstance(target, _ObjectType):  # the state of that one says nothing
             self._refuse(f"a state of {type(target).__name__}")
 
     def _load_bytearray8(self) -> None:
@@ -180,7 +233,9 @@ class _PlainUnpickler(_Machine):
         pickle.BYTEARRAY8[0]: _load_bytearray8,
     }
 
-    def _dtype(self, code: Any, align: Any = False, copy: Any = True) -> "np.dtype[Any]":
+    def _dtype(self, code: Any, align: Any = False, copy: Any = True) -> Any:
+        if self._singles and code in ("O", "O4", "O8"):
+            return _ObjectType()
         if not isinstance(code, str) or not _DTYPE.fullmatch(code):
             self._refuse(f"an array of type {shown(code)}")
         return np.dtype(code, False, True)  # a copy: its byte order is set in place
@@ -204,14 +259,24 @@ class _PlainUnpickler(_Machine):
     ) -> np.ndarray:
         return self._array(data, dtype, shape, order)
 
-    def _fill_array(self, target: np.ndarray, state: Any) -> None:
+    def _filled(self, target: np.ndarray, state: Any) -> np.ndarray | _Single:
         *version, shape, dtype, fortran, data = state  # numpy 1.0 wrote no version
         if len(version) > 1 or version not in ([], [0], [1]):
             raise ValueError("array state of an unknown version")
+        if isinstance(dtype, _ObjectType):
+            return self._single(shape, data)
         data = data.encode("latin1") if isinstance(data, str) else data  # Python 2
         array = self._array(data, dtype, shape, "F" if fortran else "C")
         content: Any = (1, array.shape, array.dtype, bool(fortran), bytes(data))
         target.__setstate__(content)
+        return target
+
+    def _single(self, shape: Any, data: Any) -> _Single:
+        held = data[0] if isinstance(data, list) and len(data) == 1 else None
+        self._singles -= 1
+        if self._singles < 0 or shape != () or not isinstance(held, dict):
+            self._refuse("an array of objects other than the one around a dict")
+        return _Single(held)
 
     def _array(self, data: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
         if isinstance(data, list) or not isinstance(dtype, np.dtype):
@@ -245,7 +310,7 @@ def _set_byte_order(dtype: "np.dtype[Any]", state: Any) -> None:
 
 def _plain_key(key: Any) -> Any:
     """Text, bytes or a number: the hash of nested tuples can take forever."""
-    if not isinstance(key, (str, bytes, int, float)):
+    if not isinstance(key, (str, bytes, int, float, np.number)):
         raise ValueError(f"a key of type {type(key).__name__}")
     return key
 

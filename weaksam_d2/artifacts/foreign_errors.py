@@ -1,8 +1,8 @@
-"""What importers raise; nothing else may leave them, whatever a file holds."""
+"""What readers of foreign files raise; nothing else may leave them, whatever a file holds."""
 
 from typing import Any
 
-from weaksam_d2.artifacts import ArtifactError
+from weaksam_d2.artifacts.io import ArtifactError
 
 __all__ = ["ForeignFileError", "UnsafePickleError", "shown"]
 
@@ -10,7 +10,7 @@ _SHOWN = 80  # characters
 
 
 class ForeignFileError(ArtifactError):
-    """A proposal file of another program is not what its format says; the message names it."""
+    """A file of another program is not what its format says; the message names it."""
 
 
 class UnsafePickleError(ForeignFileError):
