@@ -21,6 +21,7 @@ from pathlib import Path
 from weaksam_d2.artifacts import CHANNEL_ENCODINGS
 from weaksam_d2.cams import OFFICIAL_LAYOUTS, OfficialCams
 from weaksam_d2.engine.cli import run_command, setup
+from weaksam_d2.engine.dataset_choice import single_dataset
 from weaksam_d2.engine.stages.cam_import import import_cams_stage
 from weaksam_d2.engine.stages.image_stages import Placement
 from weaksam_d2.projects import add_all_configs
@@ -66,7 +67,9 @@ def main(args: argparse.Namespace) -> None:
         missing=args.missing,
     )
     place = Placement(args.output, overwrite=args.overwrite, part_size=args.part_size)
-    manifest = import_cams_stage(cfg, args.dataset, args.input, settings, place)
+    manifest = import_cams_stage(
+        cfg, single_dataset(cfg, args.dataset), args.input, settings, place
+    )
     assert manifest is not None  # there is one process, which owes nothing
     print(f"{args.output}: {manifest.counts}")
 

@@ -4,16 +4,22 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from weaksam_d2.data import register_subset
+
 __all__ = ["annotated_records", "single_dataset"]
 
 
 def single_dataset(cfg: Any, asked: str = "") -> str:
     """The name asked for, or else the only one of ``DATASETS.TRAIN`` (of TEST if that is empty).
 
+    The name may be that of a part, ``name@N``.
+
     Raises:
-        ValueError: none or several data sets, and no name.
+        ValueError: none or several data sets, and no name; as ``register_subset``.
     """
     names = tuple(cfg.DATASETS.TRAIN) or tuple(cfg.DATASETS.TEST)
+    if "@" in asked:
+        register_subset(asked)
     if asked:
         return asked
     if len(names) != 1:

@@ -24,6 +24,7 @@ from weaksam_d2.cams import read_cam
 from weaksam_d2.data import prepare_datasets, weak_records
 from weaksam_d2.engine.analysis.label_figures import label_figures, threshold_curve
 from weaksam_d2.engine.cli import base_config
+from weaksam_d2.engine.dataset_choice import single_dataset
 from weaksam_d2.engine.stages.image_stages import Placement
 from weaksam_d2.engine.stages.label_stages import labels_stage
 from weaksam_d2.evaluation import truth_reader
@@ -108,7 +109,8 @@ def test_all_kinds_of_input_with_the_same_labels_have_the_same_figures(place: Pa
 
 def test_parts_of_a_data_set_and_excluded_images(place: Path) -> None:
     cfg = config(place)
-    found = label_figures(cfg, {"cams": place / "cams"}, "drawn_weak@2")
+    part = single_dataset(cfg, "drawn_weak@2")
+    found = label_figures(cfg, {"cams": place / "cams"}, part)
     assert (found["truth"], found["images"]) == ("drawn_labels@2", 2)
     (place / "left_out.txt").write_text("b\n")
     cfg.TEST.EXCLUDE_IDS = str(place / "left_out.txt")

@@ -8,7 +8,6 @@ import numpy as np
 
 from weaksam_d2.artifacts import CamStore, LabelSpace, open_label_folder
 from weaksam_d2.cams import read_cam
-from weaksam_d2.data import register_subset
 from weaksam_d2.evaluation import (
     LabelFigures,
     TrueLabels,
@@ -76,8 +75,6 @@ def label_figures(
     Raises:
         ValueError: no true label maps, or an input that is none of these, or not of all images.
     """
-    if "@" in dataset:
-        register_subset(dataset)
     truth = truth_reader(dataset)
     excluded = read_image_ids(cfg.TEST.EXCLUDE_IDS)
     image_ids = [image_id for image_id in truth.image_ids if image_id not in excluded]
