@@ -65,3 +65,31 @@ def event_storage() -> Iterator[Any]:
 
     with EventStorage(0) as storage:
         yield storage
+
+
+@pytest.fixture(scope="session")
+def segmenter_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a pipeline to a segmenter leaves: its segmenter (random weights), labels' names."""
+    import numpy as np
+    import torch
+    from detectron2.modeling import build_model
+
+    from weaksam_d2.artifacts import LabelSpace, SemSegLabelsWriter, write_json
+    from weaksam_d2.engine.cli import base_config
+    from weaksam_d2.engine.stages.stage import declared_config
+    from weaksam_d2.model_zoo import get_config_file
+
+    root = tmp_path_factory.mktemp("segmenter_run")
+    cfg = base_config()
+    cfg.merge_from_file(get_config_file("quick_schedules/deeplab_lite0.yaml"))
+    cfg.MODEL.DEVICE, cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.WEIGHTS = "cpu", "test_efficientnet", ""
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.INPUT.MIN_SIZE_TEST = 3, 96
+    folder = root / "segment" / "segmenter"
+    write_json(folder / "config.json", declared_config(cfg, "segment"))
+    torch.manual_seed(0)
+    torch.save({"model": build_model(cfg).state_dict()}, folder / "model_final.pth")
+    made = {"system": "CAM", "base": "custom", "supervision": "image_labels"}
+    space = LabelSpace("birds", ["duck", "swan"])
+    with SemSegLabelsWriter(root / "labels" / "CAM", space=space, **made) as writer:
+        writer.add("a", np.zeros((2, 3), np.uint8))
+    return root

@@ -26,8 +26,8 @@ from weaksam_d2.data import read_image
 from weaksam_d2.engine.cli import prepare_process, run_command, start_logging
 from weaksam_d2.engine.pipeline.report import evenly
 from weaksam_d2.engine.prediction.export import OUTPUTS, difference_table, export_torchscript
+from weaksam_d2.engine.prediction.image_predictor import ImagePredictor
 from weaksam_d2.engine.prediction.prediction import find_sources
-from weaksam_d2.engine.prediction.predictor import WeakSAMPredictor
 from weaksam_d2.engine.prediction.predictor_arguments import (
     add_predictor_arguments,
     build_predictor,
@@ -56,7 +56,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def describe(predictor: WeakSAMPredictor, args: argparse.Namespace) -> dict[str, object]:
+def describe(predictor: ImagePredictor, args: argparse.Namespace) -> dict[str, object]:
     """What a user of the file must know."""
     masks = getattr(predictor.model, "roi_heads", None)
     count = 4 if getattr(masks, "mask_on", False) else 3

@@ -17,6 +17,7 @@ from PIL import Image
 from weaksam_d2.artifacts import (
     CategoryMap,
     PseudoGroundTruth,
+    SemSegLabels,
     read_detections,
     write_pseudo_gt,
 )
@@ -100,6 +101,86 @@ def test_predict_says_what_failed_and_goes_on_where_it_was(
     assert "predictions of other settings (config differ)" in capsys.readouterr().err
 
 
+def test_a_pipeline_to_a_segmenter_gives_label_images(
+    run: Callable[..., int],
+    folder: Path,
+    segmenter_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "c.png").write_bytes(b"no image")
+    words = ["--pipeline", segmenter_run, "--input", folder / "photos", tmp_path / "c.png"]
+    words += ["--output", tmp_path / "out"]
+    assert run("predict.py", *words, "MODEL.DEVICE", "cpu") == 1
+    shown = capsys.readouterr()
+    assert "1 of 3 inputs could not be read" in shown.err and "c.png" in shown.err
+    assert "classes in 2 images" in shown.out
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "out/labels").iterdir()}
+    assert len(stamps) == 2
+    Image.new("RGB", (40, 40)).save(tmp_path / "c.png")
+    assert run("predict.py", *words, "MODEL.DEVICE", "cpu") == 0
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    labels = SemSegLabels.open(tmp_path / "out")
+    assert labels.image_ids == ["a", "b", "c"] and labels["b"].shape == (80, 70)
+    out = ("--output", tmp_path / "preview")
+    assert run("export_labels.py", "--input", tmp_path / "out", *out) == 0
+    assert len(list((tmp_path / "preview/preview").iterdir())) == 3
+    capsys.readouterr()
+    for more in (("TEST.SEM_SEG_FLIP", "True"), ("INPUT.MIN_SIZE_TEST", "64")):
+        assert run("predict.py", *words, "MODEL.DEVICE", "cpu", *more) == 1
+        assert "predictions of other settings (config differ)" in capsys.readouterr().err
+
+
+def test_a_segmenter_by_its_config_labels_as_in_its_pipeline(
+    run: Callable[..., int], folder: Path, segmenter_run: Path, tmp_path: Path
+) -> None:
+    words = ["--input", folder / "photos", "--no-pictures", "--output"]
+    assert run("predict.py", "--pipeline", segmenter_run, *words, tmp_path / "pipeline") == 0
+    config = REPO / "configs/quick_schedules/deeplab_lite0.yaml"
+    words = ["--config-file", config, "--classes", "duck, swan", *words, tmp_path / "config"]
+    words += ["MODEL.DEVICE", "cpu", "MODEL.TIMM.NAME", "test_efficientnet"]
+    words += ["MODEL.TIMM.WEIGHTS", "", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"]
+    words += ["INPUT.MIN_SIZE_TEST", "96", "MODEL.WEIGHTS"]
+    assert run("predict.py", *words, segmenter_run / "segment/segmenter/model_final.pth") == 0
+    for name in ("a.png", "b.png"):
+        both = [(tmp_path / kind / "labels" / name).read_bytes() for kind in ("pipeline", "config")]
+        assert both[0] == both[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--detector", "wsod"), "has no model 'wsod', it has: segmenter"),
+        (("--score-thresh", "0.3"), "a segmenter labels every pixel"),
+    ],
+)
+def test_what_a_segmenter_has_not_is_refused(
+    run: Callable[..., int],
+    folder: Path,
+    segmenter_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    known = ["--pipeline", segmenter_run, "--input", folder / "photos"]
+    assert run("predict.py", *known, "--output", tmp_path / "out", *words) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_segmenter_is_not_exported(
+    run: Callable[..., int],
+    folder: Path,
+    segmenter_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--pipeline", segmenter_run, "--input", folder / "photos"]
+    assert run("export_model.py", *words, "--output", tmp_path / "model.ts") == 1
+    assert "has no model 'retrain', it has: segmenter" in capsys.readouterr().err
+
+
 def test_export_writes_a_file_that_says_how_to_use_it(
     run: Callable[..., int],
     folder: Path,
@@ -163,3 +244,8 @@ def test_flags_that_contradict_each_other_are_a_usage_error(
     run: Callable[..., int], tool: str, words: tuple[str, ...]
 ) -> None:
     assert run(tool, "--input", "a.png", "--output", "out", *words) == 2
+
+
+def test_a_config_has_one_model(run: Callable[..., int]) -> None:
+    words = ("--config-file", "y", "--detector", "wsod")
+    assert run("predict.py", "--input", "a.png", "--output", "out", *words) == 2

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from weaksam_d2.artifacts import ProposalStore, SemSegLabels
+from weaksam_d2.data import read_image
+from weaksam_d2.engine.prediction.choice import predictor_of_pipeline
+from weaksam_d2.projects import add_all_configs
 
 REPO = Path(__file__).resolve().parents[2]
 TRAIN, TEST = "scenes_tiny_train_weak", "scenes_tiny_val_weak"
@@ -63,6 +66,18 @@ def test_the_segmenter_labels_every_image(finished: tuple[Path, Path]) -> None:
         labels = SemSegLabels.open(folder)
         assert labels.image_ids
         assert all(labels[i].max() < labels.space.num_labels for i in labels.image_ids)
+
+
+def test_the_segmenter_predicts_photographs_as_it_was_evaluated(
+    finished: tuple[Path, Path],
+) -> None:
+    data, root = finished
+    predictor = predictor_of_pipeline(root, extend=add_all_configs)
+    labels = SemSegLabels.open(root / "segment/segmenter/inference" / TEST / "labels")
+    folder = data / "scenes" / "tiny_val"
+    for row in json.loads((folder / "annotations.json").read_text())["images"][:3]:
+        image = read_image(folder / "images" / row["file_name"])
+        assert np.array_equal(predictor(image)["labels"], labels[str(row["id"])])
 
 
 def test_the_page_shows_maps_masks_labels_and_truth(finished: tuple[Path, Path]) -> None:

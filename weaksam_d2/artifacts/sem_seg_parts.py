@@ -9,8 +9,8 @@ from typing import Any
 
 from weaksam_d2.artifacts.io import ArtifactMismatchError, ImageId, atomic_folder
 from weaksam_d2.artifacts.manifest import MANIFEST_NAME, RunManifest, list_outputs
-from weaksam_d2.artifacts.sem_seg_labels import FORMAT, INDEX_NAME, SemSegLabels
-from weaksam_d2.artifacts.sem_seg_writer import LABELS_FOLDER, write_index
+from weaksam_d2.artifacts.sem_seg_index import LABELS_FOLDER, index_header, write_index
+from weaksam_d2.artifacts.sem_seg_labels import INDEX_NAME, SemSegLabels
 from weaksam_d2.artifacts.shards import merge_manifests
 
 __all__ = ["merge_sem_seg_labels"]
@@ -49,7 +49,7 @@ def merge_sem_seg_labels(
                     raise ArtifactMismatchError(f"image {image_id!r} of {part.folder} comes twice")
                 images[image_id] = part.entry(image_id)
                 _link_or_copy(part.path(image_id), folder / str(images[image_id]["file"]))
-        write_index(folder / INDEX_NAME, header, images)
+        write_index(folder / INDEX_NAME, header, images.items())
         whole = manifest or merge_manifests(parts)
         if whole is not None:
             stamped = whole.stamped()
@@ -57,13 +57,8 @@ def merge_sem_seg_labels(
 
 
 def _header_of(labels: SemSegLabels) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "label_space": labels.space.describe(),
-        "system": labels.system,
-        "base": labels.base,
-        "supervision": labels.supervision,
-    }
+    made = {"system": labels.system, "base": labels.base, "supervision": labels.supervision}
+    return index_header(labels.space, **made)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -8,31 +8,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from weaksam_d2.artifacts.io import (
     Array,
     ImageId,
     atomic_folder,
     dump_json,
 )
-from weaksam_d2.artifacts.label_png import IGNORE, write_label_png
+from weaksam_d2.artifacts.label_png import write_label_png
 from weaksam_d2.artifacts.label_space import LabelSpace
 from weaksam_d2.artifacts.manifest import MANIFEST_NAME, RunManifest, list_outputs
 from weaksam_d2.artifacts.resumable import resumable_folder
-from weaksam_d2.artifacts.sem_seg_labels import (
-    BASES,
-    FORMAT,
-    INDEX_NAME,
-    SUPERVISIONS,
-    check_tags,
-    count_pixels,
-    label_file_name,
+from weaksam_d2.artifacts.sem_seg_index import (
+    LABELS_FOLDER,
+    index_header,
+    label_entry,
+    write_index,
 )
+from weaksam_d2.artifacts.sem_seg_labels import INDEX_NAME
 
-__all__ = ["LABELS_FOLDER", "SemSegLabelsWriter", "write_index"]
+__all__ = ["SemSegLabelsWriter"]
 
-LABELS_FOLDER = "labels"
 _JOURNAL = ".entries.jsonl"  # of an unfinished folder: entries of the images that are there
 
 
@@ -68,23 +63,10 @@ class SemSegLabelsWriter:
         overwrite: bool = False,
         resume: str = "",
     ) -> None:
-        if base not in BASES or supervision not in SUPERVISIONS:
-            raise ValueError(
-                f"base is {base!r}, expected one of {BASES}; supervision is {supervision!r}, "
-                f"expected one of {SUPERVISIONS}"
-            )
-        if space.ignore != IGNORE:
-            raise ValueError(f"label images take ignore {IGNORE}, {space} has {space.ignore}")
+        self._header = index_header(space, system=system, base=base, supervision=supervision)
         self.path = Path(path)
         self.space = space
         self.manifest: RunManifest | None = None
-        self._header = {
-            "format": FORMAT,
-            "label_space": space.describe(),
-            "system": str(system),
-            "base": base,
-            "supervision": supervision,
-        }
         self._overwrite, self._resume = overwrite, resume
         self._images: dict[ImageId, dict[str, Any]] = {}
         self._found: dict[ImageId, dict[str, Any]] = {}
@@ -122,7 +104,7 @@ class SemSegLabelsWriter:
             for path in (folder / LABELS_FOLDER).iterdir():
                 if path.name not in names:  # cut off by a kill, or of an image not asked for now
                     path.unlink()
-            write_index(folder / INDEX_NAME, self._header, self._images)
+            write_index(folder / INDEX_NAME, self._header, self._images.items())
             if self.manifest is not None:
                 stamped = self.manifest.stamped()
                 replace(stamped, outputs=_outputs(folder)).write(folder / MANIFEST_NAME)
@@ -160,29 +142,11 @@ class SemSegLabelsWriter:
         """
         folder = self._opened()
         self._check_new(image_id)
-        array = np.asarray(label)
-        if array.ndim != 2 or array.dtype != np.uint8 or not array.size:
-            raise ValueError(
-                f"label of image {image_id!r} must be uint8 (H, W), got {array.dtype} {array.shape}"
-            )
-        pixels = count_pixels(array)
-        for value in map(int, pixels):
-            if value >= self.space.num_labels and value != self.space.ignore:
-                raise ValueError(
-                    f"label of image {image_id!r} holds {value}, expected 0 to "
-                    f"{self.space.num_labels - 1} or {self.space.ignore}"
-                )
-        entry = {
-            "file": f"{LABELS_FOLDER}/{label_file_name(image_id)}",
-            "size": [int(side) for side in array.shape],
-            "tags": check_tags(image_id, tags, self.space),
-            "pixels": pixels,
-            "flags": [str(flag) for flag in flags],
-        }
+        entry = label_entry(image_id, label, self.space, tags=tags, flags=flags)
         if self._resume:  # before the image, whose existence says that it is done
             with open(folder / _JOURNAL, "a", encoding="utf-8") as journal:
                 journal.write(dump_json([image_id, entry]) + "\n")
-        write_label_png(folder / str(entry["file"]), array)
+        write_label_png(folder / str(entry["file"]), label)
         self._images[image_id] = entry
 
     def entry(self, image_id: ImageId) -> dict[str, Any]:
@@ -213,14 +177,6 @@ def _read_journal(folder: Path) -> dict[ImageId, dict[str, Any]]:
     if lines:  # so that what follows a line that was cut off is a line of its own
         path.write_text("".join(dump_json(pair) + "\n" for pair in found.items()), "utf-8")
     return found
-
-
-def write_index(path: Path, header: dict[str, Any], images: dict[ImageId, dict[str, Any]]) -> None:
-    """`labels.json`, a line for each image."""
-    rows = ",\n".join(f"  {dump_json(key)}: {dump_json(entry)}" for key, entry in images.items())
-    head = "".join(f" {dump_json(key)}: {dump_json(value)},\n" for key, value in header.items())
-    body = f"{{\n{rows}\n }}" if rows else "{}"
-    path.write_text(f'{{\n{head} "images": {body}\n}}\n', encoding="utf-8")
 
 
 def _outputs(folder: Path) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from weaksam_d2.artifacts import ArtifactMismatchError, CategoryMap, read_detections
 from weaksam_d2.data import DamagedImageError
+from weaksam_d2.engine.prediction.detection_kind import DetectionKind
 from weaksam_d2.engine.prediction.prediction import (
     PredictionFolder,
     Source,
@@ -25,10 +26,11 @@ from weaksam_d2.engine.prediction.video import VideoReader, VideoWriter
 SETTINGS = {"weights": "a", "config": "b"}
 
 
+KIND = DetectionKind(CategoryMap(["cat", "dog"], [3, 7]))
+
+
 class Fake:
     """Two boxes in every image; counts its calls."""
-
-    categories = CategoryMap(["cat", "dog"], [3, 7])
 
     def __init__(self) -> None:
         self.calls = 0
@@ -71,6 +73,11 @@ def test_sources_of_files_and_folders_are_named(photos: Path, tmp_path: Path) ->
         find_sources([tmp_path / "nowhere"])
     with pytest.raises(ValueError, match=r"notes.txt is no image or video"):
         find_sources([photos / "notes.txt"])
+    (tmp_path / "clips/clip").mkdir(parents=True)
+    for name in ("clip.mp4", "clip/000003.png"):
+        (tmp_path / "clips" / name).touch()
+    with pytest.raises(ValueError, match=r"000003.png is called 'clip/000003' as a frame of"):
+        find_sources([tmp_path / "clips"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no image or video"):
         find_sources([tmp_path / "empty"])
@@ -78,9 +85,9 @@ def test_sources_of_files_and_folders_are_named(photos: Path, tmp_path: Path) ->
 
 def test_results_come_as_coco_as_a_table_and_as_pictures(photos: Path, tmp_path: Path) -> None:
     sources = find_sources([photos])
-    folder = PredictionFolder(tmp_path / "out", SETTINGS)
+    folder = PredictionFolder(tmp_path / "out", SETTINGS, KIND)
     assert predict_all(sources, folder, Fake()) == {}
-    counts = folder.finish(sources, Fake.categories)
+    counts = folder.finish(sources)
     assert counts == {"images": 3, "detections": 6}
     rows = read_detections(tmp_path / "out/detections.json")
     expected = {"image_id": "a", "category_id": 7, "bbox": [1.0, 2.0, 10.0, 20.0], "score": 0.75}
@@ -99,31 +106,32 @@ def test_results_come_as_coco_as_a_table_and_as_pictures(photos: Path, tmp_path:
 
 def test_a_second_run_does_only_what_is_missing(photos: Path, tmp_path: Path) -> None:
     sources, predictor = find_sources([photos]), Fake()
-    predict_all(sources, PredictionFolder(tmp_path / "out", SETTINGS), predictor)
-    predict_all(sources, PredictionFolder(tmp_path / "out", SETTINGS), predictor)
+    predict_all(sources, PredictionFolder(tmp_path / "out", SETTINGS, KIND), predictor)
+    predict_all(sources, PredictionFolder(tmp_path / "out", SETTINGS, KIND), predictor)
     assert predictor.calls == 3
     (tmp_path / "out/pictures/b.jpg").unlink()
     Image.new("RGB", (40, 30)).save(photos / "a.jpg")  # another image of that name
-    folder = PredictionFolder(tmp_path / "out", SETTINGS)
+    folder = PredictionFolder(tmp_path / "out", SETTINGS, KIND)
     assert [folder.predict(source, predictor) for source in sources] == [True, True, False]
     with pytest.raises(ArtifactMismatchError, match="other settings \\(weights differ\\)"):
-        PredictionFolder(tmp_path / "out", {**SETTINGS, "weights": "c"})
+        PredictionFolder(tmp_path / "out", {**SETTINGS, "weights": "c"}, KIND)
+    lower = DetectionKind(CategoryMap(["cat", "dog"], [3, 7]), score_thresh=0.1)
     with pytest.raises(ArtifactMismatchError, match="score_thresh differ"):
-        PredictionFolder(tmp_path / "out", SETTINGS, score_thresh=0.1)
+        PredictionFolder(tmp_path / "out", SETTINGS, lower)
     with pytest.raises(ArtifactMismatchError, match="exists and holds no predictions"):
-        PredictionFolder(photos, SETTINGS)
+        PredictionFolder(photos, SETTINGS, KIND)
 
 
 def test_a_damaged_file_is_named_and_the_others_are_done(photos: Path, tmp_path: Path) -> None:
     (photos / "a.jpg").write_bytes(b"\xff\xd8\xff")
     (photos / "z.mp4").write_bytes(b"no video")
     sources = find_sources([photos])
-    folder = PredictionFolder(tmp_path / "out", SETTINGS, pictures=False)
+    folder = PredictionFolder(tmp_path / "out", SETTINGS, KIND, pictures=False)
     failures = predict_all(sources, folder, Fake())
     assert set(failures) == {str(photos / "a.jpg"), str(photos / "z.mp4")}
     assert "cannot be decoded" in failures[str(photos / "a.jpg")]
     assert json.loads((tmp_path / "out/failures.json").read_text()) == failures
-    assert folder.finish(sources, Fake.categories) == {"images": 2, "detections": 4}
+    assert folder.finish(sources) == {"images": 2, "detections": 4}
     assert not (tmp_path / "out/pictures").exists()
     Image.new("RGB", (40, 30)).save(photos / "a.jpg")  # repaired
     (photos / "z.mp4").unlink()
@@ -133,10 +141,10 @@ def test_a_damaged_file_is_named_and_the_others_are_done(photos: Path, tmp_path:
 def test_a_video_goes_frame_by_frame(tmp_path: Path) -> None:
     (source,) = find_sources([video(tmp_path / "clip.mp4", 4)])
     predictor = Fake()
-    folder = PredictionFolder(tmp_path / "out", SETTINGS)
+    folder = PredictionFolder(tmp_path / "out", SETTINGS, KIND)
     assert folder.predict(source, predictor) and predictor.calls == 4
     assert not folder.predict(source, predictor)
-    assert folder.finish([source], Fake.categories) == {"images": 4, "detections": 8}
+    assert folder.finish([source]) == {"images": 4, "detections": 8}
     rows = read_detections(tmp_path / "out/detections.json")
     assert [row["image_id"] for row in rows[::2]] == [f"clip/{n:06d}" for n in range(4)]
     with VideoReader(tmp_path / "out/pictures/clip.mp4") as drawn:

@@ -8,11 +8,24 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from torch import nn
 
-from weaksam_d2.artifacts import CategoryMap, read_json, read_pseudo_gt
-from weaksam_d2.engine.cli import ConfigExtension, base_config
+from weaksam_d2.artifacts import CategoryMap, LabelSpace, SemSegLabels, read_json, read_pseudo_gt
+from weaksam_d2.engine.cli import ConfigExtension, base_config, resolve_device
+from weaksam_d2.engine.pipeline.layout import SegmentationLayout
+from weaksam_d2.engine.pipeline.rounds import complete_rounds
 
-__all__ = ["artifact_folders", "load_detector", "stored_categories", "stored_config"]
+__all__ = [
+    "MODELS",
+    "artifact_folders",
+    "load_detector",
+    "stored_categories",
+    "stored_config",
+    "stored_label_space",
+    "stored_model_config",
+    "stored_models",
+]
 
+MODELS = ("retrain", "wsod", "segmenter")  # what a pipeline may lead to
+_CONFIG = "config.json"
 _PREFIXES = ("MODEL.", "INPUT.", "TEST.", "WEAKSAM.")
 
 
@@ -26,9 +39,9 @@ def stored_config(
 
     Raises:
         FileNotFoundError: the folder holds no stage.
-        KeyError: a key that this version does not have.
+        KeyError: a key that this version, or the config without ``extend``, does not have.
     """
-    path = folder / "config.json"
+    path = folder / _CONFIG
     if not path.exists():
         raise FileNotFoundError(
             f"{path} does not exist; expected the folder of a stage of tools/run_pipeline.py"
@@ -37,8 +50,43 @@ def stored_config(
     cfg.MODEL.DEVICE = "auto"  # is in no stored config
     for key, value in read_json(path).items():
         if key.startswith(_PREFIXES):
-            cfg.merge_from_list([key, value])
+            try:
+                cfg.merge_from_list([key, value])
+            except (AssertionError, KeyError) as error:
+                raise KeyError(
+                    f"{path} has the key {key}, which there is not; of a project it is added by "
+                    "extend=weaksam_d2.projects.add_all_configs, else it is of another version"
+                ) from error
     cfg.merge_from_list(list(opts))
+    return cfg
+
+
+def _model_folder(root: Path, name: str) -> Path:
+    layout = SegmentationLayout(root)
+    if name == "retrain":  # the last round's
+        return layout.round(max([1, *complete_rounds(layout)])).retrain
+    return {"wsod": layout.wsod, "segmenter": layout.segmenter}[name]
+
+
+def stored_models(root: Path) -> list[str]:
+    """Which of ``MODELS`` a pipeline's output holds: their training has at least begun."""
+    return [name for name in MODELS if (_model_folder(root, name) / _CONFIG).is_file()]
+
+
+def stored_model_config(
+    root: Path, name: str, *, opts: Sequence[str] = (), extend: ConfigExtension | None = None
+) -> Any:
+    """The config of one of ``MODELS`` with its weights and a device; else as `stored_config`.
+
+    "retrain" is the detector of the last round that is complete.
+
+    Raises:
+        FileNotFoundError: the pipeline has not come that far.
+    """
+    folder = _model_folder(root, name)
+    cfg = stored_config(folder, opts=opts, extend=extend)
+    resolve_device(cfg)
+    cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS or str(folder / "model_final.pth")
     return cfg
 
 
@@ -61,6 +109,21 @@ def stored_categories(root: Path) -> CategoryMap:
         )
     rows = read_pseudo_gt(files[0]).categories
     return CategoryMap([row["name"] for row in rows], [row["id"] for row in rows])
+
+
+def stored_label_space(root: Path) -> LabelSpace:
+    """What the labels of a pipeline to a segmenter mean, from its pseudo labels.
+
+    Raises:
+        FileNotFoundError: the stage labels has not run.
+    """
+    files = [p for p in sorted(root.glob("labels/*/labels.json")) if p.parent.name[0] != "."]
+    if not files:
+        raise FileNotFoundError(
+            f"no labels/*/labels.json below {root}, from which the class names are read; run the "
+            "stage labels, or name the classes"
+        )
+    return SemSegLabels.open(files[0].parent).space
 
 
 class _StrictCheckpointer(DetectionCheckpointer):  # type: ignore[misc]

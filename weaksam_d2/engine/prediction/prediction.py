@@ -1,9 +1,9 @@
-"""Detections of a user's images and videos: one after the other, resumable, constant memory."""
+"""Predictions on a user's images and videos: one after the other, resumable, constant memory."""
 
-import csv
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,6 @@ from tqdm import tqdm
 from weaksam_d2.artifacts import (
     ArtifactError,
     ArtifactMismatchError,
-    CategoryMap,
     atomic_write,
     read_json,
     sha256_file,
@@ -24,27 +23,22 @@ from weaksam_d2.artifacts import (
 )
 from weaksam_d2.artifacts.io import dump_json
 from weaksam_d2.data import DamagedImageError, read_image
+from weaksam_d2.engine.prediction.kind import Entry, PredictionKind
 from weaksam_d2.engine.prediction.video import VideoReader, VideoWriter
-from weaksam_d2.evaluation import Detections, detection_entries
-from weaksam_d2.ops import encode_rle
-from weaksam_d2.visualization import draw_detections
 
 __all__ = ["PredictionFolder", "Predictor", "Source", "find_sources", "predict_all"]
 
 logger = logging.getLogger(__name__)
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-_COLUMNS = ("image_id", "file_name", "class", "category_id", "score", "x1", "y1", "x2", "y2")
 _SIDE = 640  # pixels; smaller pictures are enlarged to it so that labels can be read
 
 
 class Predictor(Protocol):
-    """What is needed of a :class:`weaksam_d2.engine.prediction.predictor.WeakSAMPredictor`."""
-
-    categories: CategoryMap
+    """What is needed of an :class:`weaksam_d2.engine.prediction.image_predictor.ImagePredictor`."""
 
     def __call__(self, image: np.ndarray) -> Mapping[str, Any]:
-        """``instances`` of an RGB uint8 image, ordered by falling score."""
+        """What its kind of prediction takes of an RGB uint8 image."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,8 @@ def find_sources(paths: Sequence[Path]) -> list[Source]:
 
     Raises:
         FileNotFoundError: a path that does not exist, or a folder without images and videos.
-        ValueError: a file of another kind, or two files of one name.
+        ValueError: a file of another kind, two files of one name, or an image that is called as
+            a frame of a video.
     """
     found: dict[str, Source] = {}
     for path in paths:
@@ -86,40 +81,52 @@ def find_sources(paths: Sequence[Path]) -> list[Source]:
                     "rename one, or predict them into two folders"
                 )
             found[source.name] = source
+    _refuse_frames(found)
     return list(found.values())
+
+
+def _refuse_frames(sources: Mapping[str, Source]) -> None:
+    """An image that is called as a frame of a video would take its place in the results."""
+    for name, source in sources.items():
+        folder, _, number = name.rpartition("/")
+        video = sources.get(folder)
+        if video is not None and video.is_video and re.fullmatch(r"\d{6,}", number):
+            raise ValueError(
+                f"{source.path} is called '{name}' as a frame of {video.path} is; leave out one "
+                "of both, or predict them into two folders"
+            )
 
 
 class PredictionFolder:
     """A folder that fills with predictions and says after a kill which are there already.
 
     ``rows/<name>.jsonl`` holds what was found in one image or video, ``pictures/`` the drawn
-    ones; :meth:`finish` joins them to ``detections.json`` (COCO results), ``detections.csv`` and
-    ``images.json`` (ids, file names, sizes; categories). An input whose file has changed is done
-    again.
+    ones; :meth:`finish` joins them to ``images.json`` (ids, file names, sizes; categories) and
+    to the files of the kind of prediction. An input whose file has changed is done again.
     """
 
     def __init__(
         self,
         root: Path,
         settings: Mapping[str, Any],
+        kind: PredictionKind,
         *,
         pictures: bool = True,
-        score_thresh: float = 0.5,
     ) -> None:
         """Open or begin a folder.
 
         Args:
             root: the folder.
             settings: what decides the predictions, as JSON values.
+            kind: what one prediction is, how it is stored and drawn.
             pictures: draw them.
-            score_thresh: of the boxes in pictures; the files hold all.
 
         Raises:
             ArtifactMismatchError: the folder holds predictions of other settings.
         """
-        self.root, self._pictures, self._score_thresh = root, pictures, score_thresh
+        self.root, self.kind, self._pictures = root, kind, pictures
         path = root / "settings.json"
-        drawn = {"pictures": pictures, "score_thresh": score_thresh if pictures else None}
+        drawn = {"pictures": pictures, **kind.settings(pictures=pictures)}
         wanted = json.loads(json.dumps({**settings, **drawn}))
         if path.exists():
             before = read_json(path)
@@ -149,40 +156,29 @@ class PredictionFolder:
             if source.is_video:
                 self._predict_video(source, predictor, file)
             else:
-                image = read_image(source.path)
-                rows = self._predict_image(source.name, source.path.name, image, predictor, file)
-                if self._pictures:
-                    self._draw(source, image, rows, predictor.categories)
+                self._predict_picture(source, predictor, file)
         return True
 
-    def finish(self, sources: Sequence[Source], categories: CategoryMap) -> dict[str, int]:
-        """Join the results of the sources that have one; returns their counts.
+    def finish(self, sources: Sequence[Source]) -> dict[str, int]:
+        """Join the results of the sources that have one.
 
-        Memory does not grow with the number of detections.
+        Returns the number of ``images``, and of what the kind counts.
         """
-        names = {row["id"]: row["name"] for row in categories.categories()}
-        counts = {"images": 0, "detections": 0}
-        with ExitStack() as stack:
-            paths = {
-                name: stack.enter_context(atomic_write(self.root / name))
-                for name in ("detections.json", "detections.csv", "images.json")
-            }
-            results, table, images = (
-                stack.enter_context(open(path, "w", encoding="utf-8", newline=""))
-                for path in paths.values()
-            )
-            columns = csv.writer(table)
-            columns.writerow(_COLUMNS)
-            results.write("[")
-            images.write('{"categories": ' + dump_json(categories.categories()) + ',\n"images": [')
-            for image, rows in self._read(sources):
-                images.write((",\n" if counts["images"] else "\n") + dump_json(image))
-                counts["images"] += 1
-                for row in rows:
-                    results.write((",\n" if counts["detections"] else "\n") + dump_json(row))
-                    counts["detections"] += 1
-                    columns.writerow(_csv_row(image, row, names))
-            results.write("\n]\n" if counts["detections"] else "]\n")
+        counts = {"images": 0, self.kind.counted: 0}
+        with (
+            atomic_write(self.root / "images.json") as path,
+            open(path, "w", encoding="utf-8", newline="") as images,
+        ):
+            head = dump_json(self.kind.categories)
+            images.write('{"categories": ' + head + ',\n"images": [')
+
+            def listed() -> Iterator[tuple[dict[str, Any], Entry]]:
+                for image, entry in self._read(sources):
+                    images.write((",\n" if counts["images"] else "\n") + dump_json(image))
+                    counts["images"] += 1
+                    yield image, entry
+
+            counts[self.kind.counted] = self.kind.join(self.root, listed())
             images.write("\n]}\n")
         return counts
 
@@ -194,47 +190,32 @@ class PredictionFolder:
         return self.root / "pictures" / f"{source.name}{suffix}"
 
     def _is_done(self, source: Source, digest: str) -> bool:
-        if not self._rows(source).exists():
+        path = self._rows(source)
+        if not path.exists():
             return False
-        with open(self._rows(source), encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             same = bool(json.loads(file.readline())["sha256"] == digest)
+            same = same and self.kind.is_stored(self.root, _entries(path, file))
         return same and (not self._pictures or self._picture(source).exists())
 
     def _predict_image(
         self, image_id: str, file_name: str, image: np.ndarray, predictor: Predictor, file: IO[str]
-    ) -> list[dict[str, Any]]:
-        instances = predictor(image)["instances"]
-        rows = detection_entries(image_id, _detections(instances), predictor.categories)
+    ) -> Callable[[int], np.ndarray]:
+        """Store what is found; returns how to draw it, for a length of the longer side."""
+        found = predictor(image)
+        entry = self.kind.store(self.root, image_id, found)
         size = {"height": int(image.shape[0]), "width": int(image.shape[1])}
-        entry = {"image": {"id": image_id, "file_name": file_name, **size}, "detections": rows}
-        file.write(dump_json(entry) + "\n")
-        return rows
+        row = {"image": {"id": image_id, "file_name": file_name, **size}, **entry}
+        file.write(dump_json(row) + "\n")
+        return lambda side: self.kind.draw(image, found, entry, side=side)
 
-    def _draw(
-        self,
-        source: Source,
-        image: np.ndarray,
-        rows: Sequence[Mapping[str, Any]],
-        categories: CategoryMap,
-    ) -> None:
-        picture = self._drawn(image, rows, categories, max(_SIDE, *image.shape[:2]))
-        with atomic_write(self._picture(source)) as path:
-            Image.fromarray(picture).save(path, quality=90)
-
-    def _drawn(
-        self,
-        image: np.ndarray,
-        rows: Sequence[Mapping[str, Any]],
-        categories: CategoryMap,
-        side: int,
-    ) -> np.ndarray:
-        return draw_detections(
-            image,
-            rows,
-            categories=categories.categories(),
-            score_thresh=self._score_thresh,
-            side=side,
-        )
+    def _predict_picture(self, source: Source, predictor: Predictor, file: IO[str]) -> None:
+        image = read_image(source.path)
+        draw = self._predict_image(source.name, source.path.name, image, predictor, file)
+        if self._pictures:
+            picture = draw(max(_SIDE, *image.shape[:2]))
+            with atomic_write(self._picture(source)) as path:
+                Image.fromarray(picture).save(path, quality=90)
 
     def _predict_video(self, source: Source, predictor: Predictor, file: IO[str]) -> None:
         """Frame by frame; frame n of ``name`` is the image ``name/00000n``."""
@@ -247,26 +228,26 @@ class PredictionFolder:
             bar = tqdm(video, total=video.count, desc=source.name, unit="frame", leave=False)
             for number, frame in enumerate(bar):
                 image_id = f"{source.name}/{number:06d}"
-                rows = self._predict_image(image_id, source.path.name, frame, predictor, file)
+                draw = self._predict_image(image_id, source.path.name, frame, predictor, file)
                 if writer is not None:
-                    side = max(frame.shape[:2])
-                    writer.add(self._drawn(frame, rows, predictor.categories, side))
+                    writer.add(draw(max(frame.shape[:2])))
 
-    def _read(
-        self, sources: Sequence[Source]
-    ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    def _read(self, sources: Sequence[Source]) -> Iterator[tuple[dict[str, Any], Entry]]:
         for source in sources:
             path = self._rows(source)
-            if not path.exists():
-                continue
-            with open(path, encoding="utf-8") as file:
-                file.readline()
-                for line in file:
-                    try:
-                        entry = json.loads(line)
-                    except ValueError as error:
-                        raise ArtifactError(f"{path} is damaged ({error}); remove it") from error
-                    yield entry["image"], entry["detections"]
+            if path.exists():
+                with open(path, encoding="utf-8") as file:
+                    file.readline()
+                    yield from ((entry["image"], entry) for entry in _entries(path, file))
+
+
+def _entries(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The rest of a file of rows; ArtifactError: a damaged line."""
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            raise ArtifactError(f"{path} is damaged ({error}); remove it") from error
 
 
 def predict_all(
@@ -285,26 +266,3 @@ def predict_all(
             failures[str(source.path)] = str(error)
     write_json(folder.root / "failures.json", failures)
     return failures
-
-
-def _detections(instances: Any) -> Detections:
-    masks = None
-    if instances.has("pred_masks"):
-        size = [int(side) for side in instances.pred_masks.shape[1:]]
-        codes = encode_rle(instances.pred_masks)
-        masks = tuple({"size": size, "counts": code.decode("ascii")} for code in codes)
-    return Detections(
-        boxes=instances.pred_boxes.tensor.numpy(),
-        scores=instances.scores.numpy(),
-        classes=instances.pred_classes.numpy(),
-        masks=masks,
-    )
-
-
-def _csv_row(
-    image: Mapping[str, Any], row: Mapping[str, Any], names: Mapping[int, str]
-) -> list[Any]:
-    x, y, width, height = row["bbox"]
-    name = names[row["category_id"]]
-    label = [image["id"], image["file_name"], name, row["category_id"], row["score"]]
-    return [*label, x, y, x + width, y + height]

@@ -6,22 +6,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import transforms as T
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
-from weaksam_d2.artifacts import CategoryMap, Proposals, sha256_file, sha256_json
+from weaksam_d2.artifacts import CategoryMap, Proposals
 from weaksam_d2.data.weak_mapper import usable_boxes
-from weaksam_d2.engine.cli import ConfigExtension, resolve_device
-from weaksam_d2.engine.pipeline.layout import Layout
-from weaksam_d2.engine.pipeline.rounds import complete_rounds
-from weaksam_d2.engine.pipeline.stored_config import load_detector, stored_categories, stored_config
+from weaksam_d2.engine.cli import ConfigExtension
+from weaksam_d2.engine.pipeline.stored_config import (
+    load_detector,
+    stored_categories,
+    stored_model_config,
+)
+from weaksam_d2.engine.prediction.detection_kind import DetectionKind
+from weaksam_d2.engine.prediction.image_predictor import (
+    ImagePredictor,
+    check_class_names,
+    model_identity,
+)
 from weaksam_d2.engine.prediction.image_road import ImageRoad
-from weaksam_d2.engine.stages.stage import declared_config
 from weaksam_d2.engine.training.class_count import class_count_node
-from weaksam_d2.engine.training.inference_views import with_test_views
+from weaksam_d2.engine.training.inference_views import predicts_labels, with_test_views
 from weaksam_d2.wsod import WSODRCNN
 
 __all__ = ["DETECTORS", "WeakSAMPredictor"]
@@ -30,7 +36,7 @@ DETECTORS = ("retrain", "wsod")
 Propose = Callable[[np.ndarray], Proposals]
 
 
-class WeakSAMPredictor:
+class WeakSAMPredictor(ImagePredictor):
     """Detects on one image: ``predictor(image)["instances"]``.
 
     A retrained detector takes the image alone. A weakly supervised one takes it through
@@ -62,9 +68,14 @@ class WeakSAMPredictor:
             min_side: of usable proposals, pixels of the original image.
             identity: hashes of what decides the detections, for what is stored of them.
         """
-        self.model, self.categories, self.identity = model, categories, dict(identity or {})
-        self._augmentations = T.AugmentationList(list(augmentations))
-        self.input_format, self._propose, self._min_side = input_format, propose, min_side
+        super().__init__(
+            model=model,
+            augmentations=augmentations,
+            input_format=input_format,
+            categories=categories,
+            identity=identity,
+        )
+        self._propose, self._min_side = propose, min_side
 
     @classmethod
     def from_config(
@@ -90,7 +101,7 @@ class WeakSAMPredictor:
             categories=categories,
             propose=propose if isinstance(model, WSODRCNN) else None,
             min_side=cfg.MODEL.WSOD.MIN_SIDE,
-            identity={**_identity(cfg), **getattr(propose, "identity", {})},
+            identity={**model_identity(cfg, "retrain"), **getattr(propose, "identity", {})},
         )
 
     @classmethod
@@ -112,28 +123,12 @@ class WeakSAMPredictor:
         """
         if detector not in DETECTORS:
             raise ValueError(f"detector is {detector!r}, expected one of {', '.join(DETECTORS)}")
-        layout = Layout(root)
-        last = layout.round(max([1, *complete_rounds(layout)]))
-        folder = layout.wsod if detector == "wsod" else last.retrain
-        cfg = stored_config(folder, opts=opts, extend=extend)
-        resolve_device(cfg)
-        cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS or str(folder / "model_final.pth")
+        cfg = stored_model_config(root, detector, opts=opts, extend=extend)
         categories = stored_categories(root)
         propose = None
         if detector == "wsod":
             propose = ImageRoad.of_pipeline(root, categories.names, opts=opts, extend=extend)
         return cls.from_config(cfg, categories=categories, propose=propose)
-
-    @property
-    def test_size(self) -> dict[str, int]:
-        """The resize before the network: ``shortest_side`` and ``longest_side`` (limit), pixels."""
-        for step in self._augmentations.augs:
-            if isinstance(step, T.ResizeShortestEdge):
-                return {
-                    "shortest_side": int(step.short_edge_length[0]),
-                    "longest_side": int(step.max_size),
-                }
-        return {}
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray) -> dict[str, Any]:
@@ -150,18 +145,16 @@ class WeakSAMPredictor:
         found = self.model([self.sample(image)])[0]["instances"].to("cpu")
         return {"instances": found[found.scores.argsort(descending=True, stable=True)]}
 
+    def kind(self, *, score_thresh: float | None = None) -> DetectionKind:
+        """How detections are stored; ``score_thresh`` of the boxes in pictures (None: 0.5)."""
+        chosen = {} if score_thresh is None else {"score_thresh": score_thresh}
+        return DetectionKind(self.categories, **chosen)
+
     def sample(self, image: np.ndarray) -> dict[str, Any]:
         """What the network is given for an image; keys as in a test batch."""
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(
-                f"expected an RGB uint8 image (H, W, 3), got {image.dtype} {image.shape}"
-            )
-        size = (int(image.shape[0]), int(image.shape[1]))
-        given = T.AugInput(image if self.input_format == "RGB" else image[:, :, ::-1])
-        transforms = self._augmentations(given)
-        pixels = torch.from_numpy(np.ascontiguousarray(given.image.transpose(2, 0, 1)))
-        sample: dict[str, Any] = {"image": pixels, "height": size[0], "width": size[1]}
+        sample, transforms = self._prepared(image)
         if self._propose is not None:
+            size, pixels = (sample["height"], sample["width"]), sample["image"]
             boxes = usable_boxes(
                 np.asarray(self._propose(image).boxes),
                 size,
@@ -182,19 +175,16 @@ def _proposals(boxes: np.ndarray, size: Sequence[int]) -> Instances:
     return made
 
 
-def _identity(cfg: Any) -> dict[str, str]:
-    weights = str(cfg.MODEL.WEIGHTS)
-    return {
-        "weights": weights if "://" in weights else sha256_file(Path(weights)),
-        "config": sha256_json(declared_config(cfg, "retrain")),
-    }
-
-
 def _check(cfg: Any, categories: CategoryMap, propose: Propose | None) -> None:
     weak = cfg.MODEL.META_ARCHITECTURE == "WSODRCNN"
     name = cfg.MODEL.META_ARCHITECTURE
     if getattr(META_ARCH_REGISTRY.get(name), "classifies_images", False):
         raise ValueError(f"MODEL.META_ARCHITECTURE is {name}, which detects nothing")
+    if predicts_labels(cfg):
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE is {name}, trained on label images: it labels pixels, as "
+            "SegmentationPredictor does"
+        )
     if weak and propose is None:
         raise ValueError(
             "a weakly supervised detector needs proposals of each image: name the folder of the "
@@ -211,9 +201,4 @@ def _check(cfg: Any, categories: CategoryMap, propose: Propose | None) -> None:
         )
     kind = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     key = class_count_node(kind) or "ROI_HEADS"
-    count = cfg.MODEL[key].NUM_CLASSES
-    if count != len(categories):
-        raise ValueError(
-            f"MODEL.{key}.NUM_CLASSES is {count}, but there are {len(categories)} class names: "
-            f"{', '.join(categories.names[:5])}"
-        )
+    check_class_names(key, cfg.MODEL[key].NUM_CLASSES, categories.names)

@@ -2,14 +2,36 @@
 
 from typing import Any
 
-from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA, SemanticSegmentor
+from detectron2.modeling import (
+    META_ARCH_REGISTRY,
+    GeneralizedRCNN,
+    GeneralizedRCNNWithTTA,
+    SemanticSegmentor,
+)
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from weaksam_d2.data import reads_label_images
 from weaksam_d2.segmentation import SemSegWithTTA, asks_for_views
 from weaksam_d2.wsod import WSODRCNN, WSODRCNNWithTTA
 
-__all__ = ["with_test_views"]
+__all__ = ["predicts_labels", "sem_seg_output", "with_test_views"]
+
+
+def predicts_labels(cfg: Any) -> bool:
+    """Whether the model of a config labels pixels and finds no objects."""
+    kind = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    stock = isinstance(kind, type) and issubclass(kind, SemanticSegmentor)
+    return stock or reads_label_images(cfg)
+
+
+def sem_seg_output(model: nn.Module) -> str:
+    """What the scores of ``sem_seg`` are, "logits" or "scores"; "": the model gives none.
+
+    A model says it by its attribute ``sem_seg_output``.
+    """
+    stock = "logits" if isinstance(model, SemanticSegmentor) else ""
+    return str(getattr(model, "sem_seg_output", stock))
 
 
 def with_test_views(cfg: Any, model: nn.Module) -> nn.Module:
@@ -47,9 +69,8 @@ def with_test_views(cfg: Any, model: nn.Module) -> nn.Module:
 
 
 def _sem_seg_views(cfg: Any, plain: nn.Module) -> nn.Module:
-    """A segmenter in several views; a model says what it gives by ``sem_seg_output``."""
-    stock = "logits" if isinstance(plain, SemanticSegmentor) else ""
-    output = getattr(plain, "sem_seg_output", stock)
+    """A segmenter in several views."""
+    output = sem_seg_output(plain)
     if not output:
         raise ValueError(
             f"TEST.SEM_SEG_SCALES {tuple(cfg.TEST.SEM_SEG_SCALES)} and TEST.SEM_SEG_FLIP "
