@@ -189,6 +189,9 @@ class S2CClassifier(ImageClassifier):
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Training: the three losses; else ``[{"class_logits": (C,)}]``.
 
+        Between the steps of CPM (``SAM_EVERY``) there is no ``loss_cpm``: logs take a median of
+        many steps, which zeros would hide.
+
         Raises:
             FloatingPointError: a loss is not finite; names iteration, images and the three values.
             ValueError: an item without image_labels, or without segments where SSC is on.
@@ -209,6 +212,7 @@ class S2CClassifier(ImageClassifier):
         losses = {
             name: weight * value
             for name, weight, value in zip(LOSSES, self.settings.weights, values, strict=True)
+            if value is not None
         }
         _check_finite(losses, batched_inputs)
         return losses
@@ -253,13 +257,16 @@ class S2CClassifier(ImageClassifier):
         images: Tensor,
         items: Sequence[dict[str, Any]],
         tags: Sequence[ImageTags],
-    ) -> Tensor:
+    ) -> Tensor | None:
+        """0 if CPM is off or has not begun; None between its steps."""
         if not self.settings.weights[2]:
             return maps.activations.sum() * 0.0
         self._sam()  # at the first step: a missing checkpoint shows now, not epochs later
         late = get_event_storage().iter - self._cpm_start()
-        if late < 0 or late % self.settings.sam_every:
+        if late < 0:
             return maps.activations.sum() * 0.0
+        if late % self.settings.sam_every:
+            return None
         classes = [tag.present for tag in tags]
         labels = self.self_labels(images, items, classes)
         background = self.settings.label.background
