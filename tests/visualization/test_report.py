@@ -8,6 +8,7 @@ import pytest
 
 from weaksam_d2.visualization import Panel, Report, Series, Table, bar_chart, line_chart
 from weaksam_d2.visualization.report import loss_series, write_report
+from weaksam_d2.visualization.summary import cards
 
 PICTURE = np.zeros((40, 60, 3), np.uint8)
 METRICS = {
@@ -162,3 +163,13 @@ def test_bars_are_proportional():
     assert "100 s" in svg and bar_chart({}) == ""
     with pytest.raises(ValueError, match="'x': -1"):
         bar_chart({"x": -1.0})
+
+
+def test_the_headline_is_of_the_labels_that_the_segmenter_learned_from() -> None:
+    labels = {"baseline CAM": {"mIoU": 33.7}, "CRF": {"mIoU": 54.4}, "SEPL": {"mIoU": 59.7}}
+    (card,) = cards({"labels": labels, "segmenter_labels": "CRF"})
+    assert card["value"] == "54.4"
+    assert "CRF" in card["note"] and "baseline CAM 33.7" in card["note"]
+    (alone,) = cards({"labels": {"CAM": {"mIoU": 31.0}}, "segmenter_labels": "CAM"})
+    assert (alone["value"], alone["note"]) == ("31.0", "CAM")
+    assert cards({"segmenter_labels": "CAM"}) == []

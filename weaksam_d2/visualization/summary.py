@@ -60,10 +60,10 @@ def _cards(metrics: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     yield _card("Retrained AP50", retrain, "AP50", note)
     masks = _node(metrics, "masks")
     yield _card("Mask AP50", masks, "AP50", _text(masks.get("AP75"), "AP75 {:.1f}"))
-    labels = metrics.get("labels") or {"": {}}
-    (first, *_), (*_, last) = labels, labels
-    before = "" if first == last else f"{first} {labels[first].get('mIoU', 0.0):.1f}"
-    yield _card("Pseudo label mIoU", labels[last], "mIoU", before)
+    labels, chosen = metrics.get("labels", {}), metrics.get("segmenter_labels", "")
+    first = next(iter(labels), "")
+    before = _text(_node(labels, first).get("mIoU"), first + " {:.1f}") if first != chosen else ""
+    yield _card("Pseudo label mIoU", _node(labels, chosen), "mIoU", _join(chosen, before))
     segment = _node(metrics, "segment")
     note = _text(segment.get("mIoU_supervised"), "true labels {:.1f}")
     yield _card("Segmenter mIoU", segment, "mIoU", note)

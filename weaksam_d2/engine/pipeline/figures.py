@@ -205,7 +205,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
     """The figures as a plain-text table."""
     rows = []
     for section, figures in metrics.items():
-        if section in ("seconds", "seconds_per_image", "versions"):
+        if section in ("seconds", "seconds_per_image", "versions", "segmenter_labels"):
             continue
         for name, value in figures.items():
             inner = value if isinstance(value, Mapping) else {"": value}

@@ -11,7 +11,10 @@ from weaksam_d2.cams.crf import crf_setting
 from weaksam_d2.data import DATASET_MAPPER_REGISTRY, LABEL_SOURCE_REGISTRY
 from weaksam_d2.engine.pipeline.base import PipelineSettings, StagedPipeline
 from weaksam_d2.engine.pipeline.layout import SegmentationLayout
-from weaksam_d2.engine.pipeline.segmentation_figures import collect_segmentation_metrics
+from weaksam_d2.engine.pipeline.segmentation_figures import (
+    collect_segmentation_metrics,
+    teaching_labels,
+)
 from weaksam_d2.engine.pipeline.segmentation_report import write_segmentation_report
 from weaksam_d2.engine.stages.image_stages import cams_stage, prompts_stage, proposals_stage
 from weaksam_d2.engine.stages.label_stages import labels_stage
@@ -149,12 +152,10 @@ class SegmentationPipeline(StagedPipeline):
 
     def _teacher(self) -> str:
         """The labels that the segmenter learns from."""
-        pipeline = self.cfg.PIPELINE
-        chosen = str(pipeline.SEGMENTER_LABELS) or str(pipeline.LABELS[-1])
-        if chosen not in pipeline.LABELS:
+        chosen, given = teaching_labels(self.cfg), tuple(self.cfg.PIPELINE.LABELS)
+        if chosen not in given:
             raise ValueError(
-                f"PIPELINE.SEGMENTER_LABELS is {chosen!r}, expected one of PIPELINE.LABELS "
-                f"{tuple(pipeline.LABELS)}"
+                f"PIPELINE.SEGMENTER_LABELS is {chosen!r}, expected one of PIPELINE.LABELS {given}"
             )
         return chosen
 

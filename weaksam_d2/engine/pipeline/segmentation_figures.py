@@ -12,7 +12,7 @@ from weaksam_d2.engine.pipeline.layout import SegmentationLayout
 from weaksam_d2.engine.stages.stage import library_versions
 from weaksam_d2.evaluation import LabelFigures, TrueLabels, evaluate_labels, truth_reader
 
-__all__ = ["collect_segmentation_metrics", "label_rows", "train_truth"]
+__all__ = ["collect_segmentation_metrics", "label_rows", "teaching_labels", "train_truth"]
 
 Figures = dict[str, Any]
 _KEPT = ("mIoU", "mIoU_low", "mIoU_high", "precision", "recall", "ignored_ratio")
@@ -42,10 +42,16 @@ def collect_segmentation_metrics(
         **_segmenter(layout.supervised, test, "mIoU_supervised"),
     }
     metrics = {key: value for key, value in metrics.items() if value}
+    metrics["segmenter_labels"] = teaching_labels(cfg)
     metrics["seconds"] = stage_seconds(layout)
     metrics["seconds_per_image"] = _seconds_per_image(rows)
     metrics["versions"] = library_versions()
     return metrics
+
+
+def teaching_labels(cfg: Any) -> str:
+    """The word of ``PIPELINE.LABELS`` that the segmenter learns from."""
+    return str(cfg.PIPELINE.SEGMENTER_LABELS) or str(cfg.PIPELINE.LABELS[-1])
 
 
 def train_truth(train: str) -> TrueLabels | None:
