@@ -1,7 +1,9 @@
 """Run every benchmark and write ``docs/benchmarks.md``.
 
-Example:
+Examples:
     python scripts/run_benchmarks.py --quick
+    # One part anew; the other rows are those of the last run in --output
+    python scripts/run_benchmarks.py --quick --only wsss
 """
 
 import argparse
@@ -22,6 +24,15 @@ def run(path: Path, output: Path, quick: bool) -> list[dict[str, Any]]:
     command = [sys.executable, str(path), "--json", str(result)] + ["--quick"] * quick
     print("+", " ".join([path.relative_to(REPO).as_posix(), *command[2:]]), flush=True)
     subprocess.run(command, cwd=REPO, check=True)
+    rows: list[dict[str, Any]] = json.loads(result.read_text())
+    return rows
+
+
+def last_run(path: Path, output: Path, quick: bool) -> list[dict[str, Any]]:
+    """The rows that a benchmark gave before."""
+    result = output / f"{path.stem}.json"
+    if not result.exists():
+        raise SystemExit(f"{result} does not exist; run all benchmarks once, without --only")
     rows: list[dict[str, Any]] = json.loads(result.read_text())
     return rows
 
@@ -49,7 +60,14 @@ def main(args: argparse.Namespace) -> None:
     paths = sorted((REPO / "benchmarks").glob("[!_]*.py"))
     if not paths:
         raise SystemExit("no benchmark in benchmarks/")
-    rows = [row for path in paths for row in run(path, args.output.resolve(), args.quick)]
+    names = [path.stem for path in paths]
+    if unknown := set(args.only) - set(names):
+        raise SystemExit(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    rows = []
+    for path in paths:
+        chosen = not args.only or path.stem in args.only
+        take = run if chosen else last_run
+        rows += take(path, args.output.resolve(), args.quick)
     page = (
         "# Benchmarks\n\n"
         "Written by `make bench`. Each row first asserts that ours and the other formulation give\n"
@@ -68,6 +86,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="sampled work, a few minutes")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="of benchmarks/")
     parser.add_argument("--output", type=Path, default=REPO / "output" / "bench")
     return parser.parse_args()
 
