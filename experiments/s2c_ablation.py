@@ -17,6 +17,7 @@ on where a kill stopped the first. Writes JSON, the table as Markdown and a plot
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -134,7 +135,7 @@ class Ablation:
 
     def folder(self, name: str, seed: int) -> Path:
         """Where one training lies."""
-        return self.work / f"{name.replace(' ', '').replace(',', '-')}-{seed}"
+        return self.work / f"{re.sub('[^A-Za-z]+', '_', name)}-{seed}"
 
     def draw_features(self, path: Path, seed: int, images: int = 4) -> None:
         """Pictures: the image, its features without the contrast of segments, and with it."""
