@@ -38,7 +38,6 @@ from weaksam_d2.artifacts.manifest import (
     describe_input,
     list_outputs,
 )
-from weaksam_d2.artifacts.pickle_stream import PickleStream
 from weaksam_d2.artifacts.plain_pickles import load_plain_npy, load_plain_pickle
 from weaksam_d2.artifacts.prompt_peaks import PEAK_DTYPE, make_peaks
 from weaksam_d2.artifacts.prompt_set import Prompts, PromptSet, PromptSetWriter
@@ -79,7 +78,6 @@ __all__ = [
     "ForeignLabels",
     "ImageId",
     "LabelSpace",
-    "PickleStream",
     "PromptSet",
     "PromptSetWriter",
     "Prompts",

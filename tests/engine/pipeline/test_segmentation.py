@@ -1,5 +1,6 @@
 """Which pipeline a YAML describes, and what a segmentation pipeline refuses before it starts."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,16 @@ def test_refining_labels_needs_some_that_were_made_before(tmp_path: Path) -> Non
     assert isinstance(pipeline, SegmentationPipeline)
     with pytest.raises(ValueError, match="begins with 'SEPL'"):
         pipeline._inputs("SEPL", "", None)
+
+
+def test_a_missing_crf_is_said_before_anything_runs_and_can_be_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pydensecrf", None)
+    with pytest.raises(ImportError, match="CRF out of PIPELINE.LABELS"):
+        open_pipeline(settings("scenes_s2c.yaml", tmp_path))
+    opts = ("WEAKSAM.LABELS.CRF", "", "PIPELINE.LABELS", "('CAM', 'SEPL')", "SEPL.START", "cam")
+    opts += ("PIPELINE.SEGMENTER_LABELS", "CAM")
+    assert isinstance(
+        open_pipeline(settings("scenes_s2c.yaml", tmp_path, *opts)), SegmentationPipeline
+    )

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from weaksam_d2.artifacts import PickleStream, Proposals, atomic_write
+from weaksam_d2.artifacts import Proposals, atomic_write
 from weaksam_d2.artifacts.io import dump_json
 
 from .layouts import BoxLayout
 from .pickle_readers import OWN_FORMAT
+from .pickle_stream import PickleStream
 from .views import ProposalView
 
 __all__ = [

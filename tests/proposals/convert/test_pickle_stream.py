@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from weaksam_d2.artifacts import PickleStream, load_plain_pickle
+from weaksam_d2.artifacts import load_plain_pickle
+from weaksam_d2.proposals.convert.pickle_stream import PickleStream
 
 
 def test_a_stream_is_read_as_what_was_written(tmp_path: Path) -> None:
